@@ -86,7 +86,7 @@ def _all_but_worst(score: np.ndarray, protect: np.ndarray | None) -> np.ndarray 
     newest_first = np.ascontiguousarray(work[:, ::-1])
     worst = num_slots - 1 - newest_first.argmin(axis=1)         # (R,); argmin returns the first, and NaN if any
     lowest = work[np.arange(num_rows), worst]
-    _reject_nan(np.isnan(lowest).any())
+    _reject_nan(bool(np.isnan(lowest).any()))
     if protect is not None and np.isinf(lowest).any():
         return None
     slots = np.arange(num_slots - 1)
@@ -97,7 +97,7 @@ def _top_by_partition(score: np.ndarray, budget: int, protect: np.ndarray | None
     """Threshold by partial sort, then a mask, so that the slots come out ascending without a second sort."""
     num_rows, num_slots = score.shape
     work = score if protect is None else np.where(protect, -np.inf, score)
-    _reject_nan(np.isnan(work).any())
+    _reject_nan(bool(np.isnan(work).any()))
     free = np.full(num_rows, budget) if protect is None else budget - protect.sum(axis=1)   # (R,) places left
     ranks = np.unique(num_slots - free[free > 0])
     if ranks.size == 0:
