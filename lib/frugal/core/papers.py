@@ -6,7 +6,7 @@ tables and citations are made from these records.
 """
 import re
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
+from pathlib import Path
 
 FAMILIES: dict[str, str] = {
     "kv_eviction": "which cached tokens to keep",
@@ -62,8 +62,9 @@ class Paper:
 
     @property
     def built(self) -> bool:
-        """Whether the library has this paper's file (looked up, not imported)."""
-        return bool(self.module) and find_spec(f"frugal.{self.family}") is not None and find_spec(self.module) is not None
+        """Whether the library has this paper's file or folder (looked up on disk: an import would load torch)."""
+        place = Path(__file__).parents[1] / self.family / self.key
+        return bool(self.module) and (place.with_suffix(".py").is_file() or (place / "__init__.py").is_file())
 
     @property
     def url(self) -> str:

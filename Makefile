@@ -1,0 +1,90 @@
+# Two commands are enough on a fresh machine: `make lab` to read, `make test` to check.
+# They need python3 (3.11 or newer, with venv), make and git; no root, no compiler. A second run installs nothing.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SHELL  := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help lab fetch test test-unit test-notebooks notebooks bench book lint clean distclean
+
+EXTRAS := test,peers,export,book,cluster
+PINS   := pyproject.toml constraints.txt Makefile
+
+# PyPI's torch for Linux brings several GB of GPU libraries that nothing here needs. If pip is not already set up to
+# find a CPU build, look for it on PyTorch's own index; for torch alone. Empty switches that off: make TORCH_INDEX= lab
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+help:
+	@echo "make lab        open the notebooks (makes $(VENV), installs, fetches the model, starts JupyterLab)"
+	@echo "make test       install the test tools and run everything that CI runs"
+	@echo "make notebooks  rebuild notebooks/*.ipynb from notebooks/src/*.py"
+	@echo "make bench      measure speed beside the peers; writes benchmarks/results/"
+	@echo "make book       build the static edition into book/"
+	@echo "make clean      remove caches and build outputs (distclean: $(VENV) as well)"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Frugal needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 lab" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	    || { echo "Python's venv module is missing. On Debian and Ubuntu: apt-get install python3-venv (as root), then run this again" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	@index=""; \
+	if [ -n "$(TORCH_INDEX)" ] && [ "$$(uname -s)" = Linux ] \
+	    && ! $(BIN)/pip install --dry-run --quiet --no-deps --ignore-installed -c constraints.txt --report - torch 2>/dev/null | grep -q '"version": "[^"]*+cpu"'; \
+	then index="--extra-index-url $(TORCH_INDEX)"; fi; \
+	set -x; $(BIN)/pip install --disable-pip-version-check $$index -c constraints.txt torch
+	@touch $@
+
+$(VENV)/.lab: $(PINS) | $(VENV)/.torch
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(PINS) | $(VENV)/.torch
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@ $(VENV)/.lab
+
+# Without the model the recorded figures still work, so a missing network does not keep JupyterLab shut.
+lab: $(VENV)/.lab
+	@$(BIN)/frugal fetch || echo "Going on without the model: recorded figures work, live runs will not." >&2
+	$(BIN)/frugal lab $(LAB_ARGS)
+
+fetch: $(VENV)/.lab
+	$(BIN)/frugal fetch
+
+# Both halves always run, so that one failure does not hide another; the exit code is that of the worse one.
+test: $(VENV)/.test
+	$(BIN)/frugal fetch
+	@rc=0; \
+	$(MAKE) --no-print-directory test-unit || rc=1; \
+	$(MAKE) --no-print-directory test-notebooks || rc=1; \
+	exit $$rc
+
+test-unit: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) tests
+
+# One kernel a notebook, as a reader has it; found by folder. The annotation checks stay off: readers run without them.
+test-notebooks: $(VENV)/.test
+	$(BIN)/python -m pytest -o addopts= -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -ra notebooks
+
+notebooks: $(VENV)/.test
+	$(BIN)/python -m frugal.explore.notebooks
+
+bench: $(VENV)/.test
+	$(BIN)/frugal fetch
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/run.py
+
+book: $(VENV)/.test
+	$(BIN)/frugal book --out book
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check lib tests recipes benchmarks
+
+clean:
+	rm -rf build dist book out .pytest_cache .ruff_cache .hypothesis .jupyter_cache jupyter_execute
+	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints -o -name '*.egg-info' \) -type d -print0 | xargs -0 rm -rf
+
+distclean: clean
+	rm -rf $(VENV)
