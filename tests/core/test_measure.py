@@ -1,0 +1,71 @@
+import platform
+import time
+
+import pytest
+import torch
+
+from frugal.core import measure
+from frugal.core.linear import linear
+
+
+def spin(seconds):
+    def work():
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+    return work
+
+
+def test_compare_finds_the_ratio_of_work():
+    table = measure.compare({"baseline": spin(0.02), "ours": spin(0.005)}, repeats=5).set_index("name")
+    assert table.loc["baseline", "speedup"] == 1.0
+    assert 3.0 < table.loc["ours", "cpu_ratio"] < 5.0
+    assert 0.004 < table.loc["ours", "cpu_s"] < 0.008
+    assert (table.low_s <= table.median_s).all() and (table.median_s <= table.high_s).all()
+
+
+def test_compare_interleaves_and_turns_the_order():
+    calls = []
+    measure.compare({name: (lambda name=name: calls.append(name)) for name in "abc"}, repeats=3, warmup=1)
+    assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
+
+
+@pytest.mark.parametrize("kwargs", [{"repeats": 0}, {"warmup": -1}, {"fns": {}}])
+def test_compare_names_bad_arguments(kwargs):
+    with pytest.raises(ValueError, match="compare needs at least one function"):
+        measure.compare(**{"fns": {"a": list}, **kwargs})
+
+
+def test_num_threads_comes_back_even_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), measure.num_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="num_threads 0"), measure.num_threads(0):
+        pass
+
+
+@pytest.mark.parametrize("rows", [1, 4, 64])
+def test_counted_flops_are_two_per_multiply_add_whatever_kernel_runs(rows):
+    weight, x = torch.randn(48, 32), torch.randn(rows, 32)
+    assert measure.counted_flops(lambda: linear(x, weight)) == 2 * rows * 48 * 32
+
+
+def test_memory_is_read_from_the_process():
+    before = measure.rss_bytes()
+    block = torch.ones(32 * measure.MIB // 4)
+    assert 24 * measure.MIB < measure.rss_bytes() - before < 64 * measure.MIB
+    assert measure.peak_rss_bytes() >= before + block.numel() * 3
+
+
+def test_bandwidth_is_below_anything_a_machine_has_and_scales_sanely():
+    found = measure.read_bandwidth(threads=1, num_bytes=32 * measure.MIB, repeats=3)
+    assert 1e8 < found < 2e12
+    assert 1e8 < measure.matmul_flops(threads=1, size=256, repeats=3) < 1e13
+    assert measure.bandwidth_share(10**9, 0.1, 40e9) == "10.0 GB/s of 40.0 GB/s read bandwidth (25%)"
+
+
+def test_hardware_does_not_name_the_machine():
+    assert "cores" in measure.hardware() and "GiB" in measure.hardware()
+    assert platform.node() not in measure.hardware()
