@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frugal.data.thread_tasks import VOCAB_SIZE, SymbolTokenizer
+from frugal.core.lm import LM, LMConfig
+from frugal.data.thread_tasks import BOS, VOCAB_SIZE, SymbolTokenizer
+from frugal.models import load_weights
 
 LIMIT = 384                                     # positions the model was trained on
 SHAPE = dict(vocab_size=VOCAB_SIZE, hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32,
@@ -66,3 +68,15 @@ def training_forward(weights: dict[str, Tensor], tokens: Tensor, shape: dict = S
         gate, up = F.linear(norm(x, f"layers.{i}.mlp_norm"), weights[f"layers.{i}.gate_up"]).chunk(2, dim=-1)
         x = x + F.linear(F.silu(gate) * up, weights[f"layers.{i}.down"])
     return F.linear(norm(x, "norm"), weights["head"])
+
+
+def make_lm(weights: dict[str, Tensor], shape: dict = SHAPE) -> LM:
+    """An LM over the given weights, with the symbol tokenizer."""
+    config = LMConfig(**shape, bos_id=BOS)
+    return LM(config, {name: value.detach().float() for name, value in weights.items()}, SymbolTokenizer(), name="mini-tim")
+
+
+def load_mini_tim() -> LM:
+    """The trained mini TIM from the package's weights. Raises WeightsError when they are missing or damaged."""
+    weights, card = load_weights("mini_tim")
+    return make_lm(weights, card["shape"])
