@@ -16,10 +16,11 @@ The payload (`Explorer.payload`, a dict of plain JSON; stored in the notebook ou
                    "values": [32, 64, 128], "texts": ["32", "64", "128"], "initial": 1}, ...],
      "arrays":   [[...] | {"dtype": "f4", "bdata": base64, "shape": [n] | [n, m]}, ...],   # every long list, once
      "traces":   [plotly trace, ...],        # a long list is replaced by {"$": index into arrays}
-     "layouts":  [plotly layout, ...],       # the same; the template is left out, the script adds the theme
+     "layouts":  [plotly layout, ...],       # the same; the template is left out
      "points":   [{"t": [trace ids], "l": layout id, "s": summary, "n": note} | {"e": why it is missing}, ...],
      "sweep":    declaration that rebuilds the rows, or null,
-     "live":     null, or the sentence on how to run this one live}
+     "live":     null, or the sentence on how to run this one live,
+     "template": the plotly template of the house look, which the script adapts to light and dark pages}
 
 `points` is row-major over the controls, the last one fastest: index = ((i0 * n1) + i1) * n2 + i2 ...
 `unpack(payload, budget_tok=64)` (payload.py) gives {"data", "layout", "summary", "note"} of one point back in Python.
@@ -32,3 +33,18 @@ the page has loaded, or call `frugal.mount(element, payload) -> handle` by hand.
 `handle.set(name, index)`, `handle.choices()` -> {name: value}, `handle.figure()` -> {data, layout} as drawn,
 `handle.destroy()`. The handle's `ready` is a promise of the first drawing.
 """
+
+from .choices import choice
+from .describe import digest, figure_summary, figure_table
+from .frontend import asset_paths
+from .inputs import file, picture, text
+from .live import Cancelled, LiveExplorer, live
+from .payload import MIME, payload_html, payload_json, unpack
+from .recorded import Explorer, explore
+from .rows import NotRecorded, select
+
+__all__ = [
+    "MIME", "Cancelled", "Explorer", "LiveExplorer", "NotRecorded", "asset_paths", "choice", "digest", "explore",
+    "figure_summary", "figure_table", "file", "live", "payload_html", "payload_json", "picture", "select", "text",
+    "unpack",
+]  # fmt: skip
