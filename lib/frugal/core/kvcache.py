@@ -1,0 +1,218 @@
+"""The key-value cache: slots per layer, sequence and KV head, with positions and side arrays.
+
+A slot is a place in the cache, a position a place in the text; they differ as soon as something is evicted.
+Eviction copies what stays into smaller storage (or fills the hole when one slot goes), so the memory is really
+given back, and `num_bytes` sums the storage that is there. Keys are stored after RoPE.
+
+Shapes: B batch, T new tokens, S slots in use, C slots reserved, H query heads, K KV heads, D head dim.
+"""
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from frugal.core import attention
+from frugal.core.rope import apply
+
+ROW_BLOCK = 256        # query rows of one block of attention statistics
+
+
+class KVCache:
+    """Cache of a batch of sequences whose lengths may differ.
+
+    positions="original" leaves keys rotated at their place in the text and gives a new token its true position;
+    "renumbered" rotates kept keys on to 0..S-1 and gives a new token the position S (StreamingLLM's habit).
+    growth: slots added when storage is full. observer: gets attention rows, see `frugal.core.eviction`.
+    """
+
+    def __init__(self, config, rope, batch: int = 1, *, device="cpu", dtype=torch.float32,
+                 positions: str = "original", growth: int = 64, reserve: int = 0, observer=None):
+        if positions not in ("original", "renumbered"):
+            raise ValueError(f"positions must be 'original' or 'renumbered', got {positions!r}")
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
+        self.config, self.rope, self.batch, self.mode = config, rope, batch, positions
+        self.growth, self.observer = growth, observer
+        self.num_seen = np.zeros(batch, np.int64)                       # tokens gone through, per sequence
+        self._held = np.zeros((config.num_layers, batch), np.int64)     # slots in use
+        shape = (batch, config.num_kv_heads, reserve, config.head_dim)
+        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+        self.positions = [torch.empty(shape[:3], device=device, dtype=torch.int64) for _ in range(config.num_layers)]
+        self.aux: list[dict[str, Tensor]] = [{} for _ in range(config.num_layers)]
+
+    # -- what the model calls ------------------------------------------------------------------------------------
+
+    def next_positions(self, num_new: int) -> Int[Tensor, "b t"]:
+        """Text positions of the next `num_new` tokens of every sequence (in renumbered mode: cache positions)."""
+        if self.mode == "original":
+            return self._text_positions(num_new)
+        return (torch.as_tensor(self._held[0])[:, None] + torch.arange(num_new)).to(self.keys[0].device)
+
+    def _text_positions(self, num_new: int) -> Tensor:
+        return (torch.as_tensor(self.num_seen)[:, None] + torch.arange(num_new)).to(self.keys[0].device)
+
+    def advance(self, num_new: int) -> None:
+        """Called once per forward pass: `num_new` tokens have gone through."""
+        self.num_seen = self.num_seen + num_new
+
+    def attend(self, layer: int, q: Float[Tensor, "b t h d"], k: Float[Tensor, "b t k d"], v: Float[Tensor, "b t k d"],
+               positions: Int[Tensor, "b t"]) -> Float[Tensor, "b t h d"]:
+        """Appends the new keys and values of one layer and returns the attention output of the new tokens."""
+        num_new = q.shape[1]
+        self.append(layer, k, v, positions)
+        keys, values, held = self.keys[layer], self.values[layer], self._held[layer]
+        rows = self.observer.rows(num_new) if self.observer is not None else 0
+        if num_new == 1:
+            out, probs = attention.decode_attention(q[:, 0], keys, values, held)
+            if rows:
+                self.observer.observe(self, layer, probs[:, :, None], 1)
+            return out[:, None]
+        for first in range(num_new - rows, num_new, ROW_BLOCK):
+            block = q[:, first:first + ROW_BLOCK]
+            self.observer.observe(self, layer, attention.attention_rows(block, keys, held, num_new, first), num_new)
+        return attention.extend_attention(q, keys, values, held)
+
+    # -- storage -------------------------------------------------------------------------------------------------
+
+    def append(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> None:
+        """Writes T new slots per sequence behind those in use; side arrays get zeros there."""
+        num_new, held = k.shape[1], self._held[layer]
+        self._make_room(layer, int(held.max()) + num_new)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)                      # (B, K, T, D)
+        if self.mode == "renumbered":                                    # slots are rotated to cache positions, but
+            positions = self._text_positions(num_new)                    # what is kept is named by its text position
+        where = positions[:, None].expand(-1, k.shape[1], -1)
+        parts = [slice(None)] if (held == held[0]).all() else [slice(b, b + 1) for b in range(self.batch)]
+        for part in parts:
+            new = slice(int(held[part][0]), int(held[part][0]) + num_new)
+            self.keys[layer][part, :, new] = k[part]
+            self.values[layer][part, :, new] = v[part]
+            self.positions[layer][part, :, new] = where[part]
+            for side in self.aux[layer].values():
+                side[part, :, new] = 0
+        self._held[layer] += num_new
+
+    def _make_room(self, layer: int, needed: int) -> None:
+        have = self.keys[layer].shape[2]
+        if needed <= have:
+            return
+        if have:
+            needed = max(needed, have + self.growth)
+        used = int(self._held[layer].max())
+        for store in (self.keys, self.values, self.positions):
+            store[layer] = _resized(store[layer][:, :, :used], needed)
+        self.aux[layer] = {name: _resized(side[:, :, :used], needed) for name, side in self.aux[layer].items()}
+
+    def evict(self, layer: int, slots: Int[Tensor, "b k kept"], reserve: int = 0, sequence: int | None = None) -> None:
+        """Keeps just `slots` (ascending, per KV head) of a layer; storage shrinks to kept + reserve slots.
+
+        sequence: evict from that sequence alone; storage then shrinks to the longest sequence's need.
+        """
+        held = self._held[layer]
+        kept = slots.shape[-1]
+        if sequence is None and self.mode == "original" and (held == kept + 1).all() and kept > 0:
+            return self._fill_holes(layer, slots)
+        part = slice(None) if sequence is None else slice(sequence, sequence + 1)
+        counts = held.copy()
+        counts[part] = kept
+        capacity = int(counts.max()) + reserve
+        for name, side in [("keys", self.keys[layer]), ("values", self.values[layer]),
+                           ("positions", self.positions[layer]), *self.aux[layer].items()]:
+            index = slots if side.ndim == 3 else slots[..., None].expand(-1, -1, -1, side.shape[-1])
+            new = _resized(side[:, :, :min(side.shape[2], capacity)], capacity)
+            new[part, :, :kept] = side[part].gather(2, index)
+            if name in ("keys", "values", "positions"):
+                getattr(self, name)[layer] = new
+            else:
+                self.aux[layer][name] = new
+        self._held[layer] = counts
+        if self.mode == "renumbered":
+            self._renumber(layer, slots, part)
+
+    def _fill_holes(self, layer: int, slots: Tensor) -> None:
+        """One slot per head goes: the newest slot moves into its place, so a step costs one slot, not the cache.
+
+        Slot order is no longer text order afterwards; attention does not care, and `positions` still tells.
+        """
+        kept = slots.shape[-1]
+        hole = (kept * (kept + 1) // 2 - slots.sum(-1)).unsqueeze(-1)                     # (B, K, 1): the missing slot
+        for side in (self.keys[layer], self.values[layer], self.positions[layer], *self.aux[layer].values()):
+            last = side[:, :, kept:kept + 1]
+            index = hole if side.ndim == 3 else hole[..., None].expand(-1, -1, -1, side.shape[-1])
+            side.scatter_(2, index, last.clone())
+        self._held[layer] = kept
+
+    def _renumber(self, layer: int, slots: Tensor, part: slice) -> None:
+        """Rotates kept keys on from their old slot to their new one (slot = position in this mode)."""
+        kept = slots.shape[-1]
+        shift = torch.arange(kept, device=slots.device) - slots                            # (b, K, kept), never positive
+        keys = self.keys[layer][part, :, :kept]
+        cos, sin = self.rope.tables(shift, keys.dtype)
+        self.keys[layer][part, :, :kept] = apply(keys, cos, sin)
+
+    # -- whole sequences -----------------------------------------------------------------------------------------
+
+    def select(self, sequences: Sequence[int]) -> "KVCache":
+        """A cache of its own with just these sequences, in this order (storage is copied and trimmed)."""
+        index = torch.as_tensor(list(sequences), device=self.keys[0].device)
+        held = self._held[:, list(sequences)]
+        new = self._like(len(index), self.num_seen[list(sequences)], held)
+        for layer in range(self.config.num_layers):
+            used = int(held[layer].max()) if len(index) else 0
+            for mine, theirs in zip(new._stores(layer), self._stores(layer)):
+                mine[layer] = theirs[layer][index, :, :used].clone()
+            new.aux[layer] = {name: side[index, :, :used].clone() for name, side in self.aux[layer].items()}
+        return new
+
+    def copy(self) -> "KVCache":
+        """An independent copy."""
+        return self.select(range(self.batch))
+
+    @classmethod
+    def stack(cls, caches: Sequence["KVCache"], reserve: int = 0) -> "KVCache":
+        """One batch out of several caches, `reserve` free slots included. The sources are emptied layer by layer,
+        so that at no time more than one layer is held twice."""
+        first = caches[0]
+        held = np.concatenate([c._held for c in caches], axis=1)
+        new = first._like(held.shape[1], np.concatenate([c.num_seen for c in caches]), held)
+        for layer in range(first.config.num_layers):
+            room = int(held[layer].max()) + reserve
+            for mine, *theirs in zip(new._stores(layer), *(c._stores(layer) for c in caches)):
+                mine[layer] = torch.cat([_resized(t[layer][:, :, :room], room) for t in theirs])
+                for t in theirs:
+                    t[layer] = t[layer][:, :, :0].clone()
+            new.aux[layer] = {name: torch.cat([_resized(c.aux[layer][name][:, :, :room], room) for c in caches])
+                              for name in first.aux[layer]}
+        return new
+
+    def _like(self, batch: int, num_seen: np.ndarray, held: np.ndarray) -> "KVCache":
+        new = KVCache(self.config, self.rope, batch, device=self.keys[0].device, dtype=self.keys[0].dtype,
+                      positions=self.mode, growth=self.growth, observer=self.observer)
+        new.num_seen, new._held = num_seen.copy(), held.copy()
+        return new
+
+    def _stores(self, layer: int):
+        return self.keys, self.values, self.positions
+
+    # -- what a reader asks --------------------------------------------------------------------------------------
+
+    def num_held(self, layer: int = 0) -> Int[Tensor, "b"]:
+        """Slots in use per sequence."""
+        return torch.as_tensor(self._held[layer])
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all storage: keys, values, positions and side arrays, reserved slots included."""
+        return sum(side.untyped_storage().nbytes() for layer in range(self.config.num_layers)
+                   for side in (self.keys[layer], self.values[layer], self.positions[layer], *self.aux[layer].values()))
+
+
+def _resized(side: Tensor, slots: int) -> Tensor:
+    """A copy in fresh storage of exactly `slots` slots; what is new is zero."""
+    new = side.new_zeros(*side.shape[:2], slots, *side.shape[3:])
+    used = min(slots, side.shape[2])
+    new[:, :, :used] = side[:, :, :used]
+    return new
