@@ -115,7 +115,10 @@ class Evictor:
             for part, view in self._views(cache, layer, None, 0):
                 budget = self._budget(part.start)
                 if view.num_slots > budget:
-                    slots = self.policy.keep(view, budget).unflatten(0, (view.num_seqs, -1))
+                    slots = self.policy.keep(view, budget)
+                    if slots.shape[1] == view.num_slots:                  # "full" keeps all, whatever the budget
+                        continue
+                    slots = slots.unflatten(0, (view.num_seqs, -1))
                     cache.evict(layer, slots, self.reserve, None if view.num_seqs == cache.batch else part.start)
         self.step += 1
         self.done = self.protocol == "compress_once"
