@@ -3,8 +3,9 @@
 import inspect
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import plotly.graph_objects as go
 
@@ -30,6 +31,8 @@ class LiveExplorer:
     result: what the last finished run returned, or None.
     """
 
+    alive: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()  # by digest when made
+
     def __init__(self, run: Callable[[dict, Callable], Any], figure: Callable[..., go.Figure], recorded: Any,
                  inputs: Mapping[str, Any], sweep: Any = None) -> None:  # fmt: skip
         self.run, self.figure_function = run, figure
@@ -42,6 +45,7 @@ class LiveExplorer:
         self._turn = 0  # number of the run that may report; a cancelled run has lost its turn
         self._thread: threading.Thread | None = None
         self._view: View | None = None
+        self.alive[self.digest] = self
 
     def defaults(self) -> dict[str, Any]:
         """The inputs as first shown."""
@@ -70,7 +74,7 @@ class LiveExplorer:
                 self._turn += 1
                 self._tell(running=False, remaining_s=None, message="Cancelled. The picture is the last one drawn.")
 
-    def wait(self, timeout_s: float | None = None) -> bool:
+    def wait(self, timeout_s: int | float | None = None) -> bool:
         """Wait until the background thread has ended; False if it has not within `timeout_s`."""
         thread = self._thread
         if thread is not None:
@@ -83,7 +87,7 @@ class LiveExplorer:
         started = time.perf_counter()
         told = drawn = started
 
-        def progress(fraction: float, partial: Any = None) -> None:
+        def progress(fraction: Any, partial: Any = None) -> None:
             """Report the share that is done (0 to 1) and, if there is one, a partial result to draw."""
             nonlocal told, drawn
             if turn != self._turn:

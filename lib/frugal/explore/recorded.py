@@ -1,7 +1,8 @@
 """`explore`: controls over recorded rows. Every combination is evaluated once, here; the page only looks it up."""
 
+import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -24,6 +25,8 @@ class Explorer:
     plotly JSON; the static edition rebuilds it from the payload. Its text holds the digest of all its data.
     """
 
+    alive: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()  # by digest; browser tests ask it
+
     def __init__(self, figure: Callable[..., go.Figure], rows: Any, declared: list[Control], sweep: Any = None) -> None:
         self.figure_function = figure
         self.rows = rows
@@ -33,6 +36,7 @@ class Explorer:
         )
         self.payload["template"] = TEMPLATE
         self._view: View | None = None
+        self.alive[self.digest] = self
 
     @property
     def digest(self) -> str:
