@@ -66,7 +66,7 @@ def write(path: Path, config: LMConfig, weights: Iterator[tuple[str, Tensor]], t
     text = torch.frombuffer(bytearray(tokenizer.to_json().encode("utf-8")), dtype=torch.uint8)
     plan = [(name, shape, dtype) for name, shape in config.weight_shapes().items()]
     plan.append((_TOKENIZER, tuple(text.shape), torch.uint8))
-    part = path.with_name(f".part-{path.name}")     # the caller holds the lock; a killed run's leftover is overwritten
+    part = path.with_name(f"{path.name}.part")     # the caller holds the lock; a killed run's leftover is overwritten
     try:
         with open(part, "wb") as out:
             _stream(out, plan, weights, text, config, tokenizer, advance)

@@ -89,7 +89,7 @@ class GGUFFile:
                                   "Use a plain Llama file without biases and scaled RoPE.")
         return config
 
-    def _number(self, key: str, default: float | None = None) -> float:
+    def _number(self, key: str, default: int | float | None = None) -> int | float:
         value = self.metadata.get(f"llama.{key}", default)
         if not isinstance(value, int | float) or not value > 0:
             raise CheckpointError(f"{self.label}: llama.{key} is {value!r}, a number above 0 was expected. "

@@ -33,7 +33,7 @@ class SafetensorsFolder:
         self.label, self.folder = str(folder), folder
         self._json = _read_json(folder / "config.json")
         self._files = _files_of_tensors(folder)
-        self.config = self._json_of_file()
+        self.config = self._config_of_file()
         check_parts(self, name_in_folder)
         self._check_tensors()
 
