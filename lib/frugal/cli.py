@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from enum import Enum
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -87,8 +86,8 @@ def fetch(name: Annotated[str, typer.Argument(help="Name of the model.")] = "smo
 @readers_errors
 def sweep(family: Annotated[str, typer.Argument(help="Technique family, e.g. kv_eviction.")],
           out: Annotated[Path, typer.Option("--out", help="File to write: .json, .csv or .parquet.")],
-          methods: Annotated[str, typer.Option(help="Comma-separated method names, or 'all'.")] = "all",
-          budgets: Annotated[str, typer.Option(help="Comma-separated: fractions up to 1.0, or whole numbers.")] = "",
+          methods: Annotated[str, typer.Option(help="Comma-separated method names; all if not given.")] = "",
+          budgets: Annotated[str, typer.Option(help="Comma-separated: fractions up to 1.0, or whole numbers; the workload's own if not given.")] = "",
           workload: Annotated[str, typer.Option(help="Workload of the family; its first one if not given.")] = "",
           seeds: Annotated[int, typer.Option(help="Number of seeds.", min=1)] = 1,
           jobs: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1) -> None:
@@ -97,16 +96,12 @@ def sweep(family: Annotated[str, typer.Argument(help="Technique family, e.g. kv_
     from frugal.core.sweep import Sweep
 
     tables.check_suffix(out)                       # before the hours of work, not after
-    package = family_package(family)
-    known = {method.name: method for method in package.ALL}
-    chosen = list(known) if methods == "all" else names(methods, known, "method")
-    load = names(workload, package.WORKLOADS, "workload")[0] if workload else next(iter(package.WORKLOADS))
-    values = [number(text) for text in budgets.split(",") if text.strip()]
-    values = values or list(package.WORKLOADS[load].default_budgets)
-    rows = Sweep(family, chosen, values, load, seeds).run(jobs=jobs, progress=sys.stderr.isatty())
+    declared = Sweep(family, listed(methods), [number(text) for text in listed(budgets) or []] or None,
+                     workload or None, seeds)
+    rows = declared.run(jobs=jobs, progress=sys.stderr.isatty())
     tables.write(rows, out)
-    failed = int(rows["error"].fillna("").astype(bool).sum()) if "error" in rows else 0
-    typer.echo(f"{out}: {len(rows)} rows" + (f", {failed} failed (column 'error')" if failed else ""))
+    failed = int(rows["error"].astype(bool).sum())
+    typer.echo(f"{out}: {len(rows)} rows" + (f", {failed} failed (see the column 'error')" if failed else ""))
 
 
 @app.command()
@@ -116,8 +111,6 @@ def claims(family: Annotated[str | None, typer.Option(help="One family only.")] 
     from frugal import tables
     from frugal.core.claims import ledger
 
-    if family is not None:
-        family_package(family)
     rows = ledger(family)
     typer.echo(tables.as_json(rows) if as_json else tables.as_text(rows, tables.CLAIM_COLUMNS))
 
@@ -171,30 +164,9 @@ def reproduce(key: Annotated[str, typer.Argument(help="Key of a claim, or name o
     typer.echo(f"{make(key, out) or out}")
 
 
-def family_package(family: str):
-    """The family's package.
-
-    Raises ValueError for an unknown or unbuilt family, naming the built ones.
-    """
-    from frugal.core.papers import FAMILIES
-
-    here = Path(__file__).parent
-    built = [name for name in FAMILIES if (here / name / "__init__.py").is_file()]
-    if family not in built:
-        raise ValueError(f"no family {family!r}; known: {', '.join(built)}")
-    return import_module(f"frugal.{family}")
-
-
-def names(text: str, known, what: str) -> list[str]:
-    """Comma-separated names, each one known.
-
-    Raises ValueError with the unknown name and the known ones.
-    """
-    chosen = [name.strip() for name in text.split(",") if name.strip()]
-    wrong = [name for name in chosen if name not in known]
-    if wrong or not chosen:
-        raise ValueError(f"no {what} {', '.join(map(repr, wrong)) or repr(text)}; known: {', '.join(known)}")
-    return chosen
+def listed(text: str) -> list[str] | None:
+    """Comma-separated names, None for an empty text."""
+    return [name.strip() for name in text.split(",") if name.strip()] or None
 
 
 def number(text: str) -> int | float:
