@@ -129,11 +129,11 @@ def answer_cells(notebook: NotebookNode) -> list[AnswerCell]:
 
 
 def imports(notebook: NotebookNode, answers: Sequence[AnswerCell]) -> str:
-    """The import lines that the stubs need, from the notebook's own, and the exercise module."""
-    used = {node.id for answer in answers for node in ast.walk(ast.parse(answer.exercise.stub)) if isinstance(node, ast.Name)}
-    used |= {word for answer in answers for word in re.findall(r"\w+", "".join(re.findall(r'"[^"]+"', answer.exercise.stub)))}
+    """The import lines that an answer may need, from the notebook's own, and the exercise module."""
+    texts = [text for answer in answers for text in (answer.exercise.stub, solution_source(answer.exercise))]
+    used = {word for text in texts for word in re.findall(r"\w+", text)}
     used |= {answer.call.split(".", 1)[0].strip() for answer in answers}
-    lines = []
+    lines = ["import torch"]
     for cell in notebook.cells:
         for node in _tree(cell).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
@@ -247,8 +247,9 @@ def _otter(answer: AnswerCell) -> Iterator[NotebookNode]:
     marks = [("begin", f"# BEGIN QUESTION\nname: {exercise.key}\npoints: {exercise.difficulty}\n"), ("solution", "# BEGIN SOLUTION"),
              ("solved", "# END SOLUTION"), ("tests", "# BEGIN TESTS"), ("tested", "# END TESTS"), ("end", "# END QUESTION")]  # fmt: skip
     begin, solution, solved, tests, tested, end = (_raw(f"{exercise.key}-{name}", text) for name, text in marks)
+    answer_text = f"{exercise.stub.strip()}\n\n\n{answer.call}"
     check = f"assert {answer.call.strip().replace('.check(', '.run(')}.passed"
-    yield from [begin, _task(exercise), solution, _code(f"{exercise.key}-answer", exercise.stub.strip()), solved,
+    yield from [begin, _task(exercise), solution, _code(f"{exercise.key}-answer", answer_text), solved,
                 tests, _code(f"{exercise.key}-check", check), tested, end]  # fmt: skip
 
 
