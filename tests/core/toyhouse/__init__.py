@@ -1,0 +1,1 @@
+"""A family that costs nothing, importable by worker processes: what sweeps are tested with."""
