@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from frugal.core.linear import share_threads
+
 try:
     import numba
     from numba import njit, prange
@@ -89,7 +91,7 @@ def _kernel_applies(q: Tensor, keys: Tensor, values: Tensor) -> bool:
 
 
 def _decode_kernel(q: Tensor, keys: Tensor, values: Tensor, held: np.ndarray, num_slots: int) -> tuple[Tensor, Tensor]:
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    share_threads()
     batch, num_heads, head_dim = q.shape
     logits = torch.empty(batch, num_heads, num_slots)
     scaled = (q * head_dim ** -0.5).contiguous()
@@ -97,7 +99,7 @@ def _decode_kernel(q: Tensor, keys: Tensor, values: Tensor, held: np.ndarray, nu
     probs = logits.softmax(-1)
     parts = torch.empty(-(-num_slots // CHUNK), batch, num_heads, head_dim)
     _mix(probs.numpy(), values.numpy(), held, CHUNK, parts.numpy())
-    return parts.sum(0), probs
+    return parts[0] if len(parts) == 1 else parts.sum(0), probs
 
 
 if numba is not None:

@@ -80,20 +80,24 @@ class KVCache:
     def append(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> None:
         """Writes T new slots per sequence behind those in use; side arrays get zeros there."""
         num_new, held = k.shape[1], self._held[layer]
-        self._make_room(layer, int(held.max()) + num_new)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)                      # (B, K, T, D)
+        longest = int(held.max())
+        self._make_room(layer, longest + num_new)
         if self.mode == "renumbered":                                    # slots are rotated to cache positions, but
             positions = self._text_positions(num_new)                    # what is kept is named by its text position
-        where = positions[:, None].expand(-1, k.shape[1], -1)
-        parts = [slice(None)] if (held == held[0]).all() else [slice(b, b + 1) for b in range(self.batch)]
-        for part in parts:
-            new = slice(int(held[part][0]), int(held[part][0]) + num_new)
-            self.keys[layer][part, :, new] = k[part]
-            self.values[layer][part, :, new] = v[part]
-            self.positions[layer][part, :, new] = where[part]
-            for side in self.aux[layer].values():
-                side[part, :, new] = 0
+        if (held == longest).all():
+            self._write(layer, slice(None), slice(longest, longest + num_new), k, v, positions)
+        else:
+            for b, start in enumerate(held.tolist()):
+                part = slice(b, b + 1)
+                self._write(layer, part, slice(start, start + num_new), k[part], v[part], positions[part])
         self._held[layer] += num_new
+
+    def _write(self, layer: int, part: slice, new: slice, k: Tensor, v: Tensor, positions: Tensor) -> None:
+        self.keys[layer][part, :, new] = k.transpose(1, 2)
+        self.values[layer][part, :, new] = v.transpose(1, 2)
+        self.positions[layer][part, :, new] = positions[:, None]
+        for side in self.aux[layer].values():
+            side[part, :, new] = 0
 
     def _make_room(self, layer: int, needed: int) -> None:
         have = self.keys[layer].shape[2]

@@ -164,7 +164,8 @@ class LM:
         return linear(F.silu(gate) * up, self.layers[i]["down"])
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
+        # By hand: PyTorch's rms_norm takes three times as long on a single row.
+        return x * (x.square().mean(-1, keepdim=True) + self.config.norm_eps).rsqrt() * weight
 
     def _embed(self, tokens: Tensor) -> Tensor:
         if tokens.ndim != 2 or tokens.numel() == 0:
