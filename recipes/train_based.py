@@ -14,21 +14,24 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from tqdm import tqdm
 
+from frugal.core.recording import record as write_recorded
 from frugal.data.mqar import IGNORE, MQARTask, data_hash, mqar_batch
 from frugal.kv_eviction.based_layers import build, weights_name
-from frugal.kv_eviction.based_recall import CONFIGURATIONS, evaluate, record_rows
+from frugal.kv_eviction.based_recall import CONFIGURATIONS, TRAINED_TOKENS, attention_maps, evaluate, recall_rows, speed_rows
 from frugal.models import list_weights, save_weights, write_atomically
 
 SEED = 0
-TRAIN_TASKS = [MQARTask(64, 4), MQARTask(64, 8), MQARTask(128, 16), MQARTask(128, 32), MQARTask(256, 64)]
+TRAIN_TASKS = [MQARTask(tokens, pairs) for pairs, tokens in TRAINED_TOKENS.items()]
 TOKENS_PER_BATCH, STEPS, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 8192, 3000, 6e-3, 0.01, 0.05
 CHECKPOINT_EVERY = 250
+RECORDED = Path(__file__).parents[1] / "lib" / "frugal" / "kv_eviction" / "recorded"
 
 
 def batch_size(task: MQARTask) -> int:
@@ -115,6 +118,15 @@ def make(name: str, folder: Path, steps: int, peak: float) -> None:
     tqdm.write(f"{name}: {log['cpu_s']:.0f} s, recall {card['metrics']['recall']}")
 
 
+def record() -> None:
+    """Recall, speed and attention maps of the committed weights, as the JSON that figures are drawn from."""
+    RECORDED.mkdir(exist_ok=True)
+    for name, rows in {"based_mqar": recall_rows(), "based_speed": speed_rows(), "based_maps": attention_maps()}.items():
+        path = RECORDED / f"{name}.json"
+        write_recorded(pd.DataFrame(rows), path)
+        tqdm.write(f"wrote {len(rows)} rows to {path}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"configurations; known: {', '.join(CONFIGURATIONS)}")
@@ -128,7 +140,7 @@ def main() -> None:
         for name in args.names or [n for n in CONFIGURATIONS if weights_name(n) not in list_weights()]:
             make(name, args.checkpoints, args.steps, args.learning_rate)
     if args.record or not args.names:
-        print(f"wrote {record_rows()}")
+        record()
 
 
 if __name__ == "__main__":

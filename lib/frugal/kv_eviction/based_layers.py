@@ -151,7 +151,7 @@ class GatedRecurrence(nn.Module):
     b and c (`state_dim` numbers) are shared by the heads; each head has its own decay. State: hidden_size * state_dim numbers.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int = 4, state_dim: int = 16):
+    def __init__(self, hidden_size: int, num_heads: int = 2, state_dim: int = 16):
         super().__init__()
         self.num_heads, self.state_dim, self.head_dim = num_heads, state_dim, hidden_size // num_heads
         self.w_in = nn.Linear(hidden_size, 2 * hidden_size + 2 * state_dim + num_heads, bias=False)
@@ -214,7 +214,7 @@ def build_mixer(spec: str, hidden_size: int, num_heads: int = 1) -> nn.Module:
     if kind == "window":
         return Window(hidden_size, num_heads, int(size))
     if kind == "gated":
-        return GatedRecurrence(hidden_size, 4, int(size))
+        return GatedRecurrence(hidden_size, 2, int(size))
     return LinearAttention(hidden_size, num_heads, int(size), kind)
 
 
