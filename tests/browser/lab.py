@@ -31,6 +31,10 @@ RUN_ALL = """async () => {
   await panel.sessionContext.session.kernel.info;
   await jupyterapp.commands.execute('notebook:run-all-cells');
 }"""
+FAILED = """() => jupyterapp.shell.currentWidget.content.widgets
+  .filter((cell) => cell.model.type === 'code' && !(cell.model.getMetadata('tags') ?? []).includes('raises-exception'))
+  .flatMap((cell) => cell.model.outputs.toJSON().filter((output) => output.output_type === 'error'))
+  .map((output) => output.traceback.join('\\n').replace(/\\x1b\\[[0-9;]*m/g, ''))"""
 KERNEL_RUN = """async (code) => {
   const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
   const future = kernel.requestExecute({code, store_history: false, silent: false});
@@ -142,8 +146,8 @@ def open_notebook(page, url: str, token: str, name: str) -> None:
 def run_all(page) -> None:
     """Run every cell; comes back when the last one is done. AssertionError when a cell that should not fail does."""
     page.evaluate(RUN_ALL)
-    page.wait_for_function("""() => jupyterapp.shell.currentWidget.content.widgets.every(
-        (cell) => cell.model.type !== 'code' || cell.model.sharedModel.source.trim() === '' || cell.model.executionCount)""")
+    failed = page.evaluate(FAILED)
+    assert not failed, "cells failed:\n" + "\n".join(failed)
 
 
 def kernel(page, code: str) -> str:

@@ -13,9 +13,7 @@ class NotRecorded(LookupError):
 
 
 def as_rows(rows: Any) -> Any:
-    """A table for a list of dicts; anything else as it is. ValueError when there is nothing in it."""
-    if isinstance(rows, Sequence) and not isinstance(rows, str) and rows and isinstance(rows[0], Mapping):
-        rows = pd.DataFrame(list(rows))
+    """The rows as they are. ValueError when there is nothing in them."""
     empty = rows is None or (hasattr(rows, "__len__") and len(rows) == 0)
     if empty:
         raise ValueError("rows is empty: nothing was recorded. Run the sweep first (Sweep(...).run()) and pass its table")

@@ -59,8 +59,10 @@ TEMPLATE: dict[str, Any] = {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 64, "r": 24, "t": 56, "b": 52},
-        "xaxis": {"automargin": True, "zeroline": False, "gridcolor": "#e5e5e5", "linecolor": "#999999"},
-        "yaxis": {"automargin": True, "zeroline": False, "gridcolor": "#e5e5e5", "linecolor": "#999999"},
+        "xaxis": {"automargin": True, "zeroline": False, "gridcolor": "#e5e5e5", "linecolor": "#999999",
+                  "title": {"font": {"size": 13}, "standoff": 10}},
+        "yaxis": {"automargin": True, "zeroline": False, "gridcolor": "#e5e5e5", "linecolor": "#999999",
+                  "title": {"font": {"size": 13}, "standoff": 10}},
         "legend": {"bgcolor": "rgba(0,0,0,0)"},
         "colorscale": {"sequential": "Cividis", "sequentialminus": "Cividis"},
         "hoverlabel": {"align": "left"},
@@ -77,6 +79,17 @@ def blank(title: str, x: str, y: str, **layout: Any) -> go.Figure:
     fig = go.Figure(layout={"template": TEMPLATE})
     fig.update_layout(title_text=escape(title), xaxis_title_text=escape(x), yaxis_title_text=escape(y))
     return fig.update_layout(**layout) if layout else fig
+
+
+def color_bar(value: str, **more: Any) -> dict[str, Any]:
+    """A slim colour bar titled with the value and its unit."""
+    title = {"text": escape(value), "side": "right", "font": {"size": 12}}
+    return {"title": title, "thickness": 12, "outlinewidth": 0, "tickfont": {"size": 12}, **more}
+
+
+def records(table: Any) -> list[dict[str, Any]]:
+    """A table (or a list of dicts) as a list of dicts."""
+    return table.to_dict("records") if hasattr(table, "to_dict") else [dict(row) for row in table]
 
 
 def escape(value: Any) -> str:

@@ -13,6 +13,9 @@ from PIL import Image
 from ..theme import blank, escape
 
 
+ROW = 1.22  # height of a row, caption included, in picture widths
+
+
 def image_board(images: Iterable, captions: Sequence[str], *, title: str, columns: int = 8,
                 values: Iterable | None = None, value: str = "value") -> go.Figure:
     """Pictures in rows of `columns`, each with its caption, pixels shown as they are (no smoothing).
@@ -32,8 +35,8 @@ def image_board(images: Iterable, captions: Sequence[str], *, title: str, column
         raise ValueError(f"{len(pictures)} pictures, {len(captions)} captions, {len(numbers)} values: give one of each")
     columns = min(columns, len(pictures))
     num_rows = math.ceil(len(pictures) / columns)
-    fig = blank(title, "", "", height=int(80 + num_rows * min(150, 880 / columns) * 1.28), showlegend=False)
-    places = [(i % columns, i // columns) for i in range(len(pictures))]
+    fig = blank(title, "", "", height=int(72 + num_rows * ROW * min(150, 900 / columns)), showlegend=False)
+    places = [(i % columns, ROW * (i // columns)) for i in range(len(pictures))]
     fig.add_scatter(
         x=[x + 0.5 for x, _ in places], y=[y + 0.5 for _, y in places], mode="markers", meta="decoration",
         marker={"size": 40, "opacity": 0}, hoverinfo="text",
@@ -42,10 +45,10 @@ def image_board(images: Iterable, captions: Sequence[str], *, title: str, column
     for (x, y), picture, caption in zip(places, pictures, captions):
         fig.add_layout_image(source=_uri(picture), xref="x", yref="y", x=x + 0.04, y=y + 0.02, sizex=0.92, sizey=0.92,
                              sizing="contain", layer="below")  # fmt: skip
-        fig.add_annotation(x=x + 0.5, y=y + 0.94, text=escape(caption), showarrow=False, yanchor="top", font={"size": 11})
+        fig.add_annotation(x=x + 0.5, y=y + 0.95, text=escape(caption), showarrow=False, yanchor="top", font={"size": 11})
     fig.update_xaxes(visible=False, range=[0, columns], fixedrange=True)
-    fig.update_yaxes(visible=False, range=[1.25 * num_rows if num_rows == 1 else num_rows + 0.25, 0], fixedrange=True)
-    fig.update_layout(margin={"l": 8, "r": 8, "b": 8})
+    fig.update_yaxes(visible=False, range=[ROW * num_rows, 0], fixedrange=True)
+    fig.update_layout(margin={"l": 8, "r": 8, "b": 4})
     rows = [[i, c, *picture.size, n] for i, (c, picture, n) in enumerate(zip(captions, pictures, numbers))]
     table = {"columns": ["place", "caption", "width (px)", "height (px)", value], "rows": rows}
     names = ", ".join(str(c) for c in list(captions)[:8]) + (" and more" if len(captions) > 8 else "")

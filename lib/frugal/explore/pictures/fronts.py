@@ -5,14 +5,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ..theme import GREY, blank, escape, styles
+from ..theme import GREY, blank, escape, records, styles
 
 
-def pareto_front(points: Sequence[Mapping[str, Any]], *, title: str, x: str, y: str, better: str = "low x, high y",
+def pareto_front(points: Any, *, title: str, x: str, y: str, better: str = "low x, high y",
                  log_x: bool = False, names: Sequence[str] | None = None) -> go.Figure:
     """Settings of several methods as points with intervals, and the front of those that nothing beats.
 
-    points: dicts with `name` (the method), `x`, `y`, and if measured `y_low`, `y_high`, `x_low`, `x_high` and `label`.
+    points: a table or dicts with `name` (the method), `x`, `y`, and if measured `y_low`, `y_high`, `x_low`, `x_high` and `label`.
     better: "low x, high y", "low x, low y", "high x, high y" or "high x, low y". Points with a missing number stay out.
     names: all methods in a fixed order, so that each keeps its colour when some are missing.
 
@@ -21,6 +21,7 @@ def pareto_front(points: Sequence[Mapping[str, Any]], *, title: str, x: str, y: 
     >>> list(fig.data[-1].x), list(fig.data[-1].y)
     ([1, 2], [1, 3])
     """
+    points = records(points)
     signs = [-1 if word.startswith("low") else 1 for word in better.split(", ")]
     if better not in {f"{a} x, {b} y" for a in ("low", "high") for b in ("low", "high")}:
         raise ValueError(f"better={better!r}; it is for example 'low x, high y'")
@@ -42,7 +43,7 @@ def pareto_front(points: Sequence[Mapping[str, Any]], *, title: str, x: str, y: 
     fig.add_scatter(x=[a for a, _ in front], y=[b for _, b in front], name="front", mode="lines", hoverinfo="skip",
                     line={"color": GREY, "width": 8, "shape": "linear"}, opacity=0.3, meta="decoration")  # fmt: skip
     if log_x:
-        fig.update_xaxes(type="log")
+        fig.update_xaxes(type="log", dtick="D2", exponentformat="SI")
     on = list(dict.fromkeys(str(p["name"]) for p in there if (p["x"], p["y"]) in set(front)))
     summary = f"{title}: {escape(y)} against {escape(x)}, {len(there)} settings of {len(names)} methods; on the front: {', '.join(on)}."
     missing = len(points) - len(there)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from ..theme import BLUE, GREY, ORANGE, SEQUENTIAL, blank, escape
+from ..theme import BLUE, GREY, ORANGE, SEQUENTIAL, blank, color_bar, escape
 
 NOT_YET, EVICTED, HELD, NEW = 0, 1, 2, 3
 STATES = ("not seen yet", "evicted", "held", "new in this step")
@@ -50,8 +50,8 @@ def cache_map(held: Any, step: int | None = None, *, title: str, seen: Iterable 
     fig = blank(title, "position (tokens)", "layer", height=170 + max(90, min(14 * layers, 420)))
     fig.add_heatmap(z=state.astype(np.uint8), text=remarks, hoverinfo="text", colorscale=scale, zmin=-0.5, zmax=3.5,
                     xgap=0 if positions > 200 else 1, ygap=1, name="cache",
-                    colorbar={"title": {"text": "state"}, "tickvals": [0, 1, 2, 3], "ticktext": list(STATES),
-                              "thickness": 12, "outlinewidth": 0})  # fmt: skip
+                    colorbar=color_bar("", tickvals=[0, 1, 2, 3], ticktext=list(STATES), lenmode="pixels", len=150,
+                                       y=1, yanchor="top"))  # fmt: skip
     fig.update_yaxes(autorange="reversed", showgrid=False, dtick=max(1, layers // 10))
     fig.update_xaxes(range=[-0.5, positions - 0.5], showgrid=False)
     num_held = share.sum(axis=1)
@@ -83,7 +83,7 @@ def layer_grid(values: Any, *, title: str, value: str, x: str, y: str = "layer",
     fig.add_heatmap(z=grid, x=names, y=layers, colorscale=SEQUENTIAL, zmin=low, zmax=high, xgap=1, ygap=1, name="grid",
                     texttemplate=f"%{{z:{show}}}" if show else None, hoverongaps=False,
                     hovertemplate=f"{escape(y)} %{{y}}, {escape(x)} %{{x}}<br>{escape(value)}: %{{z:.4g}}<extra></extra>",
-                    colorbar={"title": {"text": escape(value), "side": "right"}, "thickness": 12, "outlinewidth": 0})  # fmt: skip
+                    colorbar=color_bar(value))  # fmt: skip
     if columns is not None:
         fig.update_xaxes(type="category")
     return fig.update_yaxes(autorange="reversed", showgrid=False, type="category" if rows is not None else None)
@@ -110,14 +110,15 @@ def heatmap_marginals(values: Any, *, title: str, value: str, x: str, y: str, co
     fig = blank(title, x, y, height=440, showlegend=False, bargap=0.1)
     fig.add_heatmap(z=grid, x=across, y=down, colorscale=SEQUENTIAL, zmin=low, zmax=high, hoverongaps=False, name="cells",
                     hovertemplate=f"{escape(x)} %{{x}}, {escape(y)} %{{y}}<br>{escape(value)}: %{{z:.4g}}<extra></extra>",
-                    colorbar={"title": {"text": escape(value), "side": "right"}, "thickness": 12, "outlinewidth": 0, "x": 1.02})  # fmt: skip
-    fig.add_bar(x=across, y=top, yaxis="y2", name=f"{reduce} of each column", marker={"color": GREY})
-    fig.add_bar(x=side, y=down, xaxis="x2", orientation="h", name=f"{reduce} of each row", marker={"color": GREY})
-    words = f"{reduce}, {escape(value)}"
+                    colorbar=color_bar(value, x=1.02))  # fmt: skip
+    fig.add_bar(x=across, y=top, yaxis="y2", name=f"{reduce} of each column", marker={"color": GREY}, meta="marginal")
+    fig.add_bar(x=side, y=down, xaxis="x2", orientation="h", name=f"{reduce} of each row", marker={"color": GREY},
+                meta="marginal")
     return fig.update_layout(
-        xaxis={"domain": [0, 0.8]}, yaxis={"domain": [0, 0.76]},
-        xaxis2={"domain": [0.83, 1], "title": {"text": words, "font": {"size": 11}}, "nticks": 3},
-        yaxis2={"domain": [0.8, 1], "title": {"text": words, "font": {"size": 11}}, "nticks": 3},
+        xaxis={"domain": [0, 0.8], "showgrid": False, "type": "category" if columns is not None else "linear"},
+        yaxis={"domain": [0, 0.76], "showgrid": False, "type": "category" if rows is not None else "linear"},
+        xaxis2={"domain": [0.83, 1], "title": {"text": reduce}, "nticks": 3},
+        yaxis2={"domain": [0.8, 1], "title": {"text": reduce}, "nticks": 3},
     )  # fmt: skip
 
 

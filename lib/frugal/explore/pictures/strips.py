@@ -1,12 +1,12 @@
 """Pictures along one line: a text coloured by a number, and who is busy when."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
-from ..theme import SEQUENTIAL, blank, escape, styles
+from ..theme import SEQUENTIAL, blank, color_bar, escape, records, styles
 
 
 def token_strip(tokens: Sequence[str], values: Iterable, *, title: str, value: str, width: int = 88,
@@ -31,7 +31,7 @@ def token_strip(tokens: Sequence[str], values: Iterable, *, title: str, value: s
     remarks = [f"token {i}: {escape(repr(t))}<br>{escape(value)}: {_number(v)}" for i, (t, v) in enumerate(zip(tokens, numbers))]
     if hover is not None:
         remarks = [f"{one}<br>{escape(more)}" for one, more in zip(remarks, hover)]
-    fig = blank(title, "", "", height=96 + 26 * (lines[-1] + 1), bargap=0.12, showlegend=False)
+    fig = blank(title, "", "", height=104 + 26 * (lines[-1] + 1), bargap=0.12, margin={"l": 8, "r": 8, "t": 88, "b": 16}, showlegend=False)
     fig.add_bar(
         x=sizes, base=starts, y=lines, orientation="h", text=[escape(t) for t in seen], textposition="inside",
         insidetextanchor="middle", textangle=0, constraintext="none", name="tokens",
@@ -47,22 +47,23 @@ def token_strip(tokens: Sequence[str], values: Iterable, *, title: str, value: s
     return fig.update_layout(meta={"table": table, "summary": f"{title}: {len(tokens)} tokens coloured by {value}{most}."})
 
 
-def timeline(tasks: Sequence[Mapping[str, Any]], *, title: str, unit: str = "s", lanes: Sequence[str] | None = None,
+def timeline(tasks: Any, *, title: str, unit: str = "s", lanes: Sequence[str] | None = None,
              kinds: Sequence[str] | None = None) -> go.Figure:
     """Who is busy when (a Gantt chart): one bar a task, one lane a worker, colour and hatching by kind.
 
-    tasks: dicts with `lane`, `start`, `end` (in `unit`), `kind`, and `label` if there is one.
+    tasks: a table or dicts with `lane`, `start`, `end` (in `unit`), `kind`, and `label` if there is one.
 
     >>> fig = timeline([{"lane": "GPU", "start": 0, "end": 2, "kind": "prefill"},
     ...                 {"lane": "link", "start": 1, "end": 4, "kind": "fetch"}], title="One request", unit="ms")
     >>> [(bar.name, list(bar.base), list(bar.x)) for bar in fig.data]
     [('prefill', [0], [2]), ('fetch', [1], [3])]
     """
+    tasks = records(tasks)
     if not tasks:
         raise ValueError("no tasks to draw")
     for task in tasks:
         if not task["end"] >= task["start"]:
-            raise ValueError(f"task {dict(task)} ends before it starts")
+            raise ValueError(f"task {task} ends before it starts")
     lanes = list(lanes or dict.fromkeys(str(task["lane"]) for task in tasks))
     kinds = list(kinds or dict.fromkeys(str(task["kind"]) for task in tasks))
     looks = styles(kinds, baselines=("idle", "wait"))
@@ -73,8 +74,10 @@ def timeline(tasks: Sequence[Mapping[str, Any]], *, title: str, unit: str = "s",
         fig.add_bar(
             x=[t["end"] - t["start"] for t in own], base=[t["start"] for t in own], y=[escape(t["lane"]) for t in own],
             orientation="h", name=escape(kind), text=[escape(t.get("label", "")) for t in own], textposition="inside",
+            insidetextanchor="middle", textangle=0,
             hovertext=[f"{escape(t.get('label', kind))}: {t['start']:.4g} to {t['end']:.4g} {escape(unit)}" for t in own],
-            hoverinfo="text", marker={"color": looks[kind].color, "pattern": {"shape": hatching[i % 8], "size": 6, "solidity": 0.2}},
+            hoverinfo="text", marker={"color": looks[kind].color, "line": {"width": 0}, "pattern": {"shape": hatching[i % 8],
+                    "size": 8, "solidity": 0.12, "bgcolor": looks[kind].color, "fgcolor": "#ffffff", "fgopacity": 0.55}},
         )  # fmt: skip
     fig.update_yaxes(categoryorder="array", categoryarray=[escape(lane) for lane in lanes][::-1])
     rows = [[t["lane"], t["kind"], t.get("label", ""), t["start"], t["end"]] for t in tasks]
@@ -109,7 +112,10 @@ def _ends(numbers: list[float]) -> tuple[float, float]:
 
 
 def _bar(value: str) -> dict[str, Any]:
-    return {"title": {"text": escape(value), "side": "right"}, "thickness": 12, "outlinewidth": 0}
+    """A flat colour bar above the text, at the right."""
+    return color_bar(value, title={"text": escape(value), "side": "top", "font": {"size": 11}}, thickness=10, nticks=5,
+                     orientation="h", x=1, xanchor="right", y=1, yanchor="bottom", lenmode="pixels", len=220,
+                     tickfont={"size": 11})  # fmt: skip
 
 
 def _number(value: float) -> str:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from ..theme import BLUE, GREEN, GREY, MARKERS, VERMILION, blank, escape
 
-LOOKS = {"kept": (BLUE, 0), "accepted": (GREEN, 2), "pruned": (GREY, 4), "rejected": (VERMILION, 4)}
+LOOKS = {"kept": (BLUE, 0), "accepted": (GREEN, 2), "pruned": (GREY, 7), "rejected": (VERMILION, 4)}
 
 
 def token_tree(nodes: Sequence[Mapping[str, Any]], *, title: str, value: str = "probability", depth: str = "depth (tokens)") -> go.Figure:

@@ -125,12 +125,14 @@ globalThis.frugal = (() => {
   function themed(layout, template, ink) {
     const out = structuredClone(layout);
     const look = structuredClone(template ?? { layout: {} });
-    const probe = document.createElement("canvas").getContext("2d");
-    probe.fillStyle = ink; // the canvas turns any CSS colour into one that plotly reads
-    const hex = probe.fillStyle.startsWith("#") ? probe.fillStyle : "#444444";
-    look.layout.font = { ...look.layout.font, color: hex };
+    const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    probe.fillStyle = ink; // the canvas turns any CSS colour into numbers
+    probe.fillRect(0, 0, 1, 1);
+    const [r, g, b, alpha] = probe.getImageData(0, 0, 1, 1).data;
+    const shade = (strength) => `rgba(${r},${g},${b},${((strength * alpha) / 255).toFixed(3)})`;
+    look.layout.font = { ...look.layout.font, color: shade(1) };
     for (const axis of ["xaxis", "yaxis"]) {
-      look.layout[axis] = { ...look.layout[axis], gridcolor: hex + "24", linecolor: hex + "80" };
+      look.layout[axis] = { ...look.layout[axis], gridcolor: shade(0.14), linecolor: shade(0.5), tickcolor: shade(0.5) };
     }
     out.template = look;
     out.autosize = true;

@@ -39,7 +39,7 @@
     const bar = node("progress", { max: 1, "aria-label": "Progress of the run" });
     const left = node("span", { class: "frugal-unit" });
     const status = node("p", { class: "frugal-status", role: "status" });
-    const actions = node("div", { class: "frugal-actions" }, run, cancel, bar, left);
+    const actions = node("div", { class: "frugal-actions" }, node("div", {}, run, cancel, bar, left));
     const element = node("form", { class: "frugal-form", "data-lm-suppress-shortcuts": "true" },
       ...fields.map((f) => f.element), actions, status);
 
