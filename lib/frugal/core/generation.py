@@ -132,30 +132,40 @@ class _Started:
     tokens: list[int] = field(default_factory=list)
 
 
+def compressed_cache(lm, context: list[int], policy=None, budget: float | int | None = None, *,
+                     protocol: str = "compress_once", seed: int = 0, positions: str = "original", room: int = 64,
+                     max_steps: int = 64):
+    """Prefills `context` and cuts the cache down to the budget. Returns (cache, logits of the next token (V,), the
+    Evictor or None). room: tokens that will follow; their slots are reserved. Raises ValueError for a bad budget."""
+    if not context:
+        return lm.new_cache(1, positions=positions), None, None
+    if policy is not None and policy.kind == "cache":
+        cache, evictor = policy.make_cache(lm.config, lm.rope, batch=1, device=lm.device, dtype=lm.dtype, budget=budget,
+                                           num_context=len(context), max_new_tokens=room), None
+    elif policy is not None and policy.kind != "policy":
+        raise ValueError(f"{policy.name} is a model of its own, not a policy for this one; see its module")
+    else:
+        evictor = None if policy is None else Evictor(policy, resolve(budget, len(context)), protocol=protocol, seed=seed,
+                                                      max_steps=max_steps, reserve=room)
+        cache = lm.new_cache(1, positions=positions, observer=evictor)
+    logits = lm(torch.tensor([context], device=lm.device), cache, last_only=True)[0, -1]
+    if evictor is not None:
+        evictor.after_forward(cache)
+    elif hasattr(cache, "finish_prompt"):
+        cache.finish_prompt()
+    return cache, logits, evictor
+
+
 def _prefill(lm, context: list[int], question: list[int], policy, budget, protocol: str, max_new_tokens: int,
              seed: int, positions: str) -> _Started:
-    start, evictor, resolved = time.perf_counter(), None, None
-    if policy is not None and policy.kind == "cache":
-        cache = policy.make_cache(lm.config, lm.rope, batch=1, device=lm.device, dtype=lm.dtype, budget=budget,
-                                  num_context=len(context), max_new_tokens=max_new_tokens + len(question))
-    else:
-        cache = lm.new_cache(1, positions=positions)
-        if policy is not None:
-            resolved = resolve(budget, len(context)) if len(context) else None
-            reserve = len(question) + max_new_tokens
-            evictor = Evictor(policy, resolved, protocol=protocol, seed=seed, max_steps=max_new_tokens,
-                              reserve=reserve) if resolved else None
-            cache.observer = evictor
-    logits = None
-    for part, ids in enumerate((context, question)):
-        if ids:
-            logits = lm(torch.tensor([ids], device=lm.device), cache, last_only=True)[0, -1]
-        if part == 0 and evictor is not None:
-            evictor.after_forward(cache)
-        elif part == 0 and hasattr(cache, "finish_prompt"):
-            cache.finish_prompt()
-    return _Started(cache, logits, len(context) + len(question), resolved, time.perf_counter() - start,
-                    evictor.seconds if evictor else 0.0)
+    start = time.perf_counter()
+    cache, logits, evictor = compressed_cache(lm, context, policy, budget, protocol=protocol, seed=seed,
+                                              positions=positions, room=len(question) + max_new_tokens,
+                                              max_steps=max_new_tokens)
+    if question:
+        logits = lm(torch.tensor([question], device=lm.device), cache, last_only=True)[0, -1]
+    return _Started(cache, logits, len(context) + len(question), evictor.budgets[0] if evictor else None,
+                    time.perf_counter() - start, evictor.seconds if evictor else 0.0)
 
 
 class _Batch:
