@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from frugal.core.recording import record as write_recorded
 from frugal.data.mqar import IGNORE, MQARTask, data_hash, mqar_batch
-from frugal.kv_eviction.based_layers import build, weights_name
+from frugal.kv_eviction.based_layers import available, build, weights_name
 from frugal.kv_eviction.based_recall import CONFIGURATIONS, TRAINED_TOKENS, attention_maps, evaluate, recall_rows, speed_rows
-from frugal.models import list_weights, save_weights, write_atomically
+from frugal.models import save_weights, write_atomically
 
 SEED = 0
 TRAIN_TASKS = [MQARTask(tokens, pairs) for pairs, tokens in TRAINED_TOKENS.items()]
@@ -137,7 +137,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not args.record:
-        for name in args.names or [n for n in CONFIGURATIONS if weights_name(n) not in list_weights()]:
+        for name in args.names or [n for n in CONFIGURATIONS if n not in available(CONFIGURATIONS)]:
             make(name, args.checkpoints, args.steps, args.learning_rate)
     if args.record or not args.names:
         record()

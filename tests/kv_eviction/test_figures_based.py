@@ -1,17 +1,20 @@
 """Figures and measurements of BASED: every choice draws, points are the rows, recall agrees in both forms."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from frugal.data.mqar import IGNORE, MQARTask, mqar_batch
 from frugal.explore import figure_summary, figure_table
 from frugal.kv_eviction import based_recall, figures_based
-from frugal.kv_eviction.based_layers import build, load_based, weights_name
+from frugal.kv_eviction.based_layers import available, build, load_based, weights_name
 from frugal.kv_eviction.based_recall import TEST_PAIRS, recall, speed_rows, widen
 from frugal.models import list_weights
 from frugal.models.based_lm import state_bytes
 
-TRAINED = [n for n in based_recall.CONFIGURATIONS if weights_name(n) in list_weights("based_")]
+AVAILABLE = available(based_recall.CONFIGURATIONS)
+TRAINED = [n for n in AVAILABLE if weights_name(n) in list_weights("based_")]
 
 
 @pytest.mark.parametrize("num_pairs", TEST_PAIRS)
@@ -20,7 +23,7 @@ def test_recall_front_shows_every_configuration(num_pairs):
     fig = figures_based.recall_front(rows, num_pairs=num_pairs)
     at = rows[(rows.num_pairs == num_pairs) & (rows.tokens == 256)]
     drawn = [(x, round(y / 100, 4)) for trace in fig.data if trace.mode == "markers" for x, y in zip(trace.x, trace.y, strict=True)]
-    assert sorted(drawn) == sorted(zip(at.state_bytes, at.recall, strict=True)) and len(at) == len(TRAINED)
+    assert sorted(drawn) == sorted(zip(at.state_bytes, at.recall, strict=True)) and len(at) == len(AVAILABLE)
     assert "bytes" in figure_summary(fig) and len(figure_table(fig)) == len(at)
 
 
@@ -89,6 +92,19 @@ def test_token_by_token_recall_equals_parallel_recall(name):
     model, _ = load_based(name)
     stepped, num_bytes = recall(model, 16, num_examples=4)
     assert stepped == pytest.approx(recall(model, 16, num_examples=4, recurrent=False)[0], abs=1 / 64) and num_bytes > 0
+
+
+def test_a_window_answers_what_it_reaches_and_nothing_else():
+    """16 pairs in 128 tokens: split the asked keys by the distance to their pair; window 32 on attention's weights."""
+    model, card = load_based("window_32")
+    tokens, labels = mqar_batch(MQARTask(128, 16), 12, np.random.default_rng(5))
+    right = model(tokens).argmax(-1) == labels
+    hits = {True: [], False: []}
+    for b, t in (labels != IGNORE).nonzero().tolist():
+        distance = t - (tokens[b, 0:32:2] == tokens[b, t]).int().argmax().item() * 2 - 1     # to the value, one token after the key
+        hits[distance < 32].append(right[b, t].item())
+    assert card["weights_of"] in ("attention", "window_32")
+    assert np.mean(hits[True]) > 0.95 and np.mean(hits[False]) < 0.1 and min(map(len, hits.values())) > 10
 
 
 def test_missing_weights_name_the_recipe():

@@ -49,7 +49,8 @@ def mqar_batch(task: MQARTask, num_examples: int, rng: np.random.Generator
                ) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
     """(tokens, labels), int64. A label is the asked value at the slot of the queried key, else IGNORE.
 
-    Keys are 1..vocab/2-1, values vocab/2..vocab-1, each at most once per example; free slots hold random tokens.
+    Gaps are handed out in the order of drawing, as published: early keys tend to be asked for early, so most answers lie
+    about 2 * num_pairs tokens back. Keys are 1..vocab/2-1, values vocab/2..vocab-1, each at most once per example; free slots hold random tokens.
     """
     if num_examples < 1:
         raise ValueError(f"num_examples must be at least 1, not {num_examples}")

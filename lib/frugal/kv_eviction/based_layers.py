@@ -11,10 +11,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from frugal.kv_eviction import based
-from frugal.models import load_weights
+from frugal.models import list_weights, load_weights
 from frugal.models.based_lm import BasedLM, State
 
-__all__ = ["Attention", "GatedRecurrence", "LinearAttention", "ShortConv", "Window", "build", "build_mixer", "load_based", "weights_name"]
+__all__ = ["Attention", "GatedRecurrence", "LinearAttention", "ShortConv", "Window", "available", "build", "build_mixer", "load_based", "weights_name"]
 
 CHUNK = 64            # tokens that the gated recurrence handles at once
 
@@ -232,12 +232,21 @@ def build(name: str, vocab_size: int = 256, hidden_size: int = 64, num_heads: in
 def load_based(name: str) -> tuple[BasedLM, dict]:
     """(trained model, card) of a committed configuration: "attention", "taylor_16", "taylor_8+window_16", ...
 
-    Raises WeightsError when that configuration was not trained.
+    "window_W" without weights of its own runs on those of full attention, through a shorter reach: a key that has left
+    the window cannot be answered by any weights, and one inside it is answered as before. Its card then says
+    `weights_of: attention`. Raises WeightsError when a configuration was not trained.
     """
-    state, card = load_weights(weights_name(name))
+    borrowed = name.startswith("window_") and "+" not in name and weights_name(name) not in list_weights("based_")
+    state, card = load_weights(weights_name("attention" if borrowed else name))
     model = build(name, card["vocab_size"], card["hidden_size"], card["num_heads"])
     model.load_state_dict(state)
-    return model.eval(), card
+    return model.eval(), card | {"configuration": name, "weights_of": card["configuration"]}
+
+
+def available(names: list[str]) -> list[str]:
+    """Those of `names` that `load_based` can load."""
+    there = set(list_weights("based_"))
+    return [n for n in names if weights_name(n) in there or (n.startswith("window_") and "based_attention" in there)]
 
 
 def weights_name(name: str) -> str:

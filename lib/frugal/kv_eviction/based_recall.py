@@ -15,14 +15,13 @@ from tqdm import tqdm
 
 from frugal.core.measure import hardware
 from frugal.data.mqar import MQARTask, accuracy, mqar_batch
-from frugal.kv_eviction.based_layers import build, load_based, weights_name
-from frugal.models import list_weights
+from frugal.kv_eviction.based_layers import available, build, load_based
 from frugal.models.based_lm import BasedLM, State, decode_all, state_bytes
 
 __all__ = ["CONFIGURATIONS", "HELD_OUT_SEED", "LABELS", "TEST_PAIRS", "attention_maps", "evaluate", "recall", "recall_rows", "speed_rows"]
 
-CONFIGURATIONS = ["attention", "taylor_16", "taylor_8", "window_16", "window_64", "taylor_4", "gated_74", "taylor_8+window_16", "elu_73",
-                  "window_32", "taylor_4+window_64", "taylor_24", "window_128", "window_8", "gated_16", "relu_73"]
+CONFIGURATIONS = ["attention", "taylor_4", "taylor_8", "taylor_16", "taylor_24", "window_8", "window_16", "window_32", "window_64", "window_128",
+                  "taylor_8+window_16", "taylor_4+window_64", "gated_16", "gated_74", "elu_73", "relu_73"]
 LABELS = {"attention": "attention", "taylor": "Taylor (BASED)", "window": "window", "gated": "gated recurrence", "elu": "linear, elu",
           "relu": "linear, relu", "taylor+window": "Taylor + window (BASED)"}
 HELD_OUT_SEED = 1_000_003
@@ -59,7 +58,7 @@ def evaluate(model: BasedLM) -> dict:
 
 def recall_rows(names: list[str] | None = None, num_examples: int = 128, seed: int = HELD_OUT_SEED) -> list[dict]:
     """One row per (configuration, number of pairs, length): the trained length, and 256 tokens. recall is 0..1."""
-    names = names or [n for n in CONFIGURATIONS if weights_name(n) in list_weights("based_")]
+    names = names or available(CONFIGURATIONS)
     cells = [(n, t) for n in TEST_PAIRS for t in sorted({TRAINED_TOKENS[n], 256})]
     rows = []
     for name in tqdm(names, desc="recall", disable=None):
@@ -69,7 +68,7 @@ def recall_rows(names: list[str] | None = None, num_examples: int = 128, seed: i
             rows.append({"family": "kv_eviction", "method": "based", "workload": "mqar", "configuration": name, "kind": kind(name),
                          "num_pairs": num_pairs, "tokens": tokens, "trained": tokens == TRAINED_TOKENS[num_pairs],
                          "recall": round(share, 4), "state_bytes": num_bytes, "num_examples": num_examples, "seed": seed,
-                         "num_parameters": card["num_parameters"], "model_hash": card["sha256"][:16]})
+                         "weights_of": card["weights_of"], "num_parameters": card["num_parameters"], "model_hash": card["sha256"][:16]})
     return rows
 
 
