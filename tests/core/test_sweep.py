@@ -22,7 +22,8 @@ TOYS = "toyhouse.toys"
 
 
 @pytest.fixture
-def declared(tmp_path):
+def declared(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "code_version", lambda package: "fixed")   # the library may be edited meanwhile
     def declare(folder="cache", **settings):
         return Sweep(TOYS, **{"budgets": [0.25, 0.5, 7], "seeds": 2, "cache_dir": tmp_path / folder, **settings})
     return declare
@@ -90,9 +91,10 @@ class WhereIRan(toys.Sums):
 SCRIPT = """
 import sys
 sys.path.insert(0, {here!r})
-from frugal.core.sweep import Sweep
+from frugal.core import sweep
 from toyhouse.toys import Sums
-Sweep("toyhouse.toys", budgets=[0.25, 0.5, 7], seeds=2, cache_dir={cache!r}, workload=Sums(pause_s=0.15, log={log!r})).run(jobs={jobs})
+sweep.code_version = lambda package: "fixed"
+sweep.Sweep("toyhouse.toys", budgets=[0.25, 0.5, 7], seeds=2, cache_dir={cache!r}, workload=Sums(pause_s=0.15, log={log!r})).run(jobs={jobs})
 """
 
 
