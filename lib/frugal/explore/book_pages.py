@@ -1,13 +1,11 @@
 """Notebook -> page: explorers and figures drawn by the shared script, with the library's code folded below."""
 
 import ast
-import html
 import importlib
 import inspect
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -15,6 +13,7 @@ from nbformat import NotebookNode
 
 from .notebooks import FIGURE_MIMES, WIDGET_MIME
 from .payload import FORMAT, payload_html
+from .source import Source
 
 PAGE_LIMIT_BYTES = 3_000_000
 OWN = re.compile(r"frugal\.(?!explore(\.|$))")  # the code shown below a figure: the techniques, not the widgets
@@ -44,7 +43,7 @@ def page(notebook: NotebookNode) -> NotebookNode:
                 out.data = NotebookNode({"text/html": text})
                 drawn = True
         if drawn:
-            folded = "".join(folded_source(thing) for thing in _behind(tree, names, made))
+            folded = "".join(Source(thing, folded=True).to_html() for thing in _behind(tree, names, made))
             if folded:
                 cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": folded}))
     if size > PAGE_LIMIT_BYTES:
@@ -117,20 +116,6 @@ def imported(notebook: NotebookNode) -> dict[str, Any]:
                         module = importlib.import_module(a.name)
                         names[a.asname or "frugal"] = module if a.asname else importlib.import_module("frugal")
     return names
-
-
-def folded_source(thing: Any) -> str:
-    """The source of a library function or class, folded."""
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import PythonLexer
-
-    lines, first = inspect.getsourcelines(thing)
-    name = f"{thing.__module__}.{thing.__qualname__}"
-    code = highlight("".join(lines), PythonLexer(), HtmlFormatter(nowrap=True))
-    return (f'<details class="frugal-source"><summary>Library code: <code>{html.escape(name)}</code></summary>'
-            f'<p>{html.escape(Path(inspect.getsourcefile(thing) or "").name)}, line {first}</p>'
-            f'<div class="highlight"><pre>{code}</pre></div></details>')  # fmt: skip
 
 
 def _behind(tree: ast.AST, names: dict[str, Any], made: dict[str, ast.AST]) -> list[Any]:
