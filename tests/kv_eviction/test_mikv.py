@@ -50,7 +50,7 @@ def filled(method: Mikv, q, k, v, prompt: int, steps=None, cls=MixedPrecisionKVC
     return cache, torch.cat(out, 1)
 
 
-def error(method: Mikv, cls=MixedPrecisionKVCache, seed: int = 0, outlier: float = 20.0) -> float:
+def error(method: Mikv, cls=MixedPrecisionKVCache, seed: int = 0, outlier: float = 10.0) -> float:
     """Relative error of decoded attention outputs."""
     q, k, v = tensors(80, seed, outlier=outlier)
     exact = full_attention(q, k, v)[:, 60:]
@@ -172,7 +172,7 @@ def test_importance_is_the_attention_received():
 
 
 @given(seed=st.integers(0, 99))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_more_bits_and_more_important_tokens_mean_less_error(seed):
     by_bits = [error(Mikv(important=0.2, low_bits=b), seed=seed) for b in (2, 3, 4, 8)]
     assert by_bits == sorted(by_bits, reverse=True)
@@ -181,7 +181,7 @@ def test_more_bits_and_more_important_tokens_mean_less_error(seed):
 
 def test_the_balancer_helps_when_a_channel_sticks_out():
     for bits in (2, 3, 4):
-        assert error(Mikv(low_bits=bits, important=0)) < 0.8 * error(Mikv(low_bits=bits, important=0, balanced=False))
+        assert error(Mikv(low_bits=bits, important=0)) < 0.7 * error(Mikv(low_bits=bits, important=0, balanced=False))
 
 
 def test_sequences_of_a_batch_do_not_meet():
@@ -194,17 +194,18 @@ def test_sequences_of_a_batch_do_not_meet():
 
 @pytest.mark.parametrize("bits, num_tokens", [(3, 31), (3, 32), (2, 100), (4, 77)])
 def test_keys_per_channel_wait_for_a_full_span(bits, num_tokens):
-    x = torch.randn(1, 2, num_tokens, 16)
+    x = torch.randn(1, 2, num_tokens, 16).half().float()                     # rows wait in fp16
     store = ChannelStore(bits, 16)
     for part in x.split(9, 2):
         store.append(part)
     full = num_tokens // 32 * 32
     assert len(store) == num_tokens and store.waiting.shape[2] == num_tokens - full
-    expected = [quantize_asym(s.mT.contiguous(), bits).dequantize().mT for s in x[:, :, :full].split(32, 2)]
+    expected = [quantize_asym(s.mT.contiguous(), bits).dequantize().mT for s in x[:, :, :full].split(32, 2) if full]
     expected = torch.cat([*expected, x[:, :, full:].half().float()], 2)
     torch.testing.assert_close(store.block(0, num_tokens), expected)
     torch.testing.assert_close(store.block(5, num_tokens - 1), expected[:, :, 5:-1])
-    assert full * 2 * store.bytes_per_row() == sum(p.untyped_storage().nbytes() for p in store.spans)
+    if full:
+        assert full * 2 * store.bytes_per_row() == sum(p.untyped_storage().nbytes() for p in store.spans)
 
 
 def test_keys_per_channel_need_no_balancer():
@@ -235,7 +236,7 @@ def test_a_budget_below_the_floor_names_the_smallest_one():
         filled(method, *tensors(100), 100, budget=0.2)
     least = float(str(caught.value).split("smallest possible is ")[1].split()[0])
     assert method.important_count(CONFIG, 100, least) >= 0 and least > method.smallest_budget(CONFIG, 100)
-    assert math.isclose(least, 0.297, abs_tol=0.002)                         # 72 of 256 bytes, and the balancer
+    assert math.isclose(least, (72 + 256 / 100) / 256, abs_tol=0.001)        # 72 of 256 bytes, and the balancer
     cache = MixedPrecisionKVCache(CONFIG, ROPE, settings=method, budget=0.285)   # long prompts could, this one cannot
     for layer in range(2):
         cache.attend(layer, *tensors(100), cache.next_positions(100))
@@ -255,7 +256,7 @@ def test_budgets_that_are_none_say_what_is_allowed(budget):
     (lambda: Mikv(low_bits=5).make_cache(CONFIG, ROPE), "5 bits"), (lambda: Mikv(high_bits=1).make_cache(CONFIG, ROPE), "1 bits"),
     (lambda: Mikv(group=48).make_cache(CONFIG, ROPE), "group of 48"), (lambda: Mikv(important=1.2), "important 1.2"),
     (lambda: Mikv(importance="luck"), "luck"), (lambda: Mikv(key_axis="head"), "head"),
-    (lambda: Mikv().make_cache(CONFIG, ROPE).finish_prompt(), "empty prompt"),
+    (lambda: Mikv().make_cache(CONFIG, ROPE, budget=0.17, num_context=20), "smallest possible"),
     (lambda: Mikv().make_cache(CONFIG, ROPE).attend(0, *tensors(3, batch=2), torch.arange(3).repeat(2, 1)), "batch 1"),
     (lambda: Mikv().make_cache(CONFIG, ROPE).attend(0, *tensors(3), torch.arange(1, 4)[None]), "equal length")])
 def test_bad_settings_and_inputs_say_so(make, words):
@@ -332,12 +333,9 @@ class DropsInsteadOfDemoting(MixedPrecisionKVCache):
 class NewTokensSeeTheFuture(MixedPrecisionKVCache):
     """Wrong: no causal mask among tokens that arrive together after the prompt."""
 
-    def decode(self, layer, q, k, v):
-        if q.shape[1] == 1:
-            return super().decode(layer, q, k, v)
-        out = [super(NewTokensSeeTheFuture, self).decode(layer, q[:, :1], k[:, i:i + 1], v[:, i:i + 1])
-               for i in range(q.shape[1])][-1]
-        return out.expand_as(q)
+    def _attend_tiers(self, own, q):
+        rows = [super(NewTokensSeeTheFuture, self)._attend_tiers(own, q[:, i:i + 1]) for i in range(q.shape[1])]
+        return torch.cat([out for out, _ in rows], 1), torch.cat([w for _, w in rows], 3)
 
 
 class MaskedNotPacked(MixedPrecisionKVCache):

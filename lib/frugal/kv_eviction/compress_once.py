@@ -28,6 +28,13 @@ class PromptLayer:
     query_max: Tensor
     key_max: Tensor
 
+
+def check_fraction(budget) -> None:
+    """Raises ValueError unless budget is None or a fraction of the full cache's bytes."""
+    if budget is not None and (isinstance(budget, bool) or not 0 < budget <= 1):
+        raise ValueError(f"budget {budget!r}: give a fraction of the full cache's bytes, in (0, 1]")
+
+
 class CompressOnceCache:
     """A cache of one prompt batch of equal lengths. Follows the protocol of `frugal.core.kvcache`."""
 
@@ -74,14 +81,10 @@ class CompressOnceCache:
         return attention.extend_attention(q, held.keys, held.values, np.full(self.batch, held.keys.shape[2]))
 
     def finish_prompt(self) -> None:
-        """Compress every layer once; the exact prompt is freed layer by layer. A second call does nothing.
-
-        Raises ValueError before any token was seen.
-        """
-        if self.finished:
+        """Compress every layer once; the exact prompt is freed layer by layer. A second call, or one before any
+        token was seen, does nothing. Raises BudgetTooSmall."""
+        if self.finished or self._prompt[0] is None:
             return
-        if self._prompt[0] is None:
-            raise ValueError("an empty prompt cannot be compressed: run at least one token first")
         self.prompt_length = int(self.num_seen[0])
         self.check_budget()
         for layer, held in enumerate(self._prompt):

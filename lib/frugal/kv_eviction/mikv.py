@@ -21,7 +21,7 @@ from torch import Tensor
 from frugal.core.budgets import BudgetTooSmall, top_slots
 from frugal.core.papers import Paper, paper
 from frugal.core.quantize import row_bytes
-from frugal.kv_eviction.compress_once import CompressOnceCache, PromptLayer
+from frugal.kv_eviction.compress_once import CompressOnceCache, PromptLayer, check_fraction
 from frugal.kv_eviction.packed import ChannelStore, TokenStore
 
 BLOCK = 1024                               # retained tokens decoded at a time
@@ -79,8 +79,15 @@ class Mikv:
         return cls(important=0.0, low_bits=bits, **{"balanced": False, **knobs})
 
     def make_cache(self, config, rope, batch: int = 1, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
-                   budget: float | int | None = None, max_new_tokens: int = 0) -> "MixedPrecisionKVCache":
-        """An empty cache. budget: fraction of the full cache's bytes at `reference_bits`, None = `important` decides."""
+                   budget: float | int | None = None, num_context: int | None = None,
+                   max_new_tokens: int = 0) -> "MixedPrecisionKVCache":
+        """An empty cache. budget: fraction of the full cache's bytes at `reference_bits`, None = `important` decides.
+
+        num_context: tokens that will be compressed, if known, so that a budget they cannot meet is refused at once.
+        Raises ValueError for a bad budget, BudgetTooSmall naming the smallest possible one.
+        """
+        if num_context:
+            self.important_count(config, num_context, budget)
         return MixedPrecisionKVCache(config, rope, batch, device, dtype, settings=self, budget=budget)
 
     def important_count(self, config, num_tokens: int, budget: float | int | None = None) -> int:
@@ -89,10 +96,9 @@ class Mikv:
         Raises ValueError for a budget outside (0, 1] and BudgetTooSmall, with the smallest budget that is possible,
         when even no important token would not fit. A budget beyond everything important is not used up.
         """
+        check_fraction(budget)
         if budget is None:
             return round(self.important * num_tokens)
-        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
-            raise ValueError(f"budget {budget!r}: give a fraction of the full cache's bytes, in (0, 1]")
         allowed = math.floor(budget * self._full_bytes(config, num_tokens) + 1e-6)
         floor = self.formula_bytes(config, num_tokens, 0)
         if allowed < floor:
@@ -149,8 +155,7 @@ class MixedPrecisionKVCache(CompressOnceCache):
         self.num_important = 0
         self.layers: list[_Layer | None] = [None] * config.num_layers
         self._new_layer()                                                    # bad widths are refused here, not later
-        if budget is not None:
-            settings.important_count(config, 1 << 20, budget)                # so are budgets no prompt could meet
+        check_fraction(budget)
 
     def check_budget(self) -> None:
         self.num_important = self.settings.important_count(self.config, self.prompt_length, self.budget)
