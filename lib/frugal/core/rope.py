@@ -28,7 +28,7 @@ class Rope:
     def frequencies(self, device=None) -> Float[Tensor, "half"]:
         """Radians per position of each channel pair."""
         exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
-        freqs = self.theta ** -exponent
+        freqs = 1.0 / self.theta ** exponent     # in this order, as transformers: an ulp here is 1e-4 rad at position 2,000
         if not self.scaling:
             return freqs
         s = self.scaling
