@@ -23,9 +23,9 @@ from frugal.data import thread_tasks as tasks
 from frugal.models import mini_tim
 
 THRESHOLDS = (0, 1, 2, math.inf)
-SHARES = (0.45, 0.2, 0.1, 0.25)                    # of the traces, by threshold
+SHARES = (0.45, 0.12, 0.08, 0.35)                  # of the traces, by threshold
 ROUND_TOKENS = 32_768
-BATCH_TOKENS = 4_096
+BATCH_TOKENS = 2_048
 PEAK_RATE = 2e-3
 
 

@@ -211,7 +211,7 @@ class Snapshot:
     learn: list[bool]
 
 
-def snapshots(trace: Trace, threshold: float, limit: int) -> list[Snapshot]:
+def snapshots(trace: Trace, threshold: int | float, limit: int) -> list[Snapshot]:
     """Every working memory of a trace just before a prune, and the last one, for a stack of `threshold` lists.
 
     A list joins the stack when the task that owns it has closed, and the oldest leaves while there are more than `threshold`.

@@ -7,22 +7,20 @@ pass, so that positions are contiguous and nothing depends on what is gone: the 
 Differs: a list joins the stack once its owner has concluded (`trim="task"`), because with threshold 0 the literal order
 (`trim="list"`) drops the results before the conclusion that needs them. Page size 1 and the re-encoding pass are as reported.
 """
-import bisect
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from frugal.core.paged import PagedWorkingMemory
 from frugal.core.papers import Paper, paper
 from frugal.data import thread_tasks as tasks
 from frugal.kv_eviction.thread_parser import Event, Task, ThreadParser, ThreadSyntaxError
+from frugal.kv_eviction.working_text import Span, WorkingText
 
 __all__ = ["SubtaskStack", "TIMRun", "TIMRuntime", "Timrun", "ThreadParser", "ThreadSyntaxError", "ToolError"]
-Span = tuple[int, int]
 
 
 class ToolError(RuntimeError):
@@ -32,9 +30,9 @@ class ToolError(RuntimeError):
 class SubtaskStack:
     """The finished subtask lists that are still in memory, oldest first, as spans of the text (start, stop), stop exclusive."""
 
-    def __init__(self, threshold: float = 1):
+    def __init__(self, threshold: int | float = 1):
         """threshold: lists that may stay, 0, 1, 2 ... or math.inf. Raises ValueError for anything else."""
-        whole = threshold == math.inf or (threshold == threshold and threshold == int(threshold))
+        whole = threshold == math.inf or float(threshold).is_integer()
         if isinstance(threshold, bool) or not whole or threshold < 0:
             raise ValueError(f"threshold is {threshold}; it must be 0 or more whole lists, or math.inf for no pruning")
         self.threshold = threshold
@@ -91,37 +89,27 @@ class TIMRun:
         return len(self.tokens) / self.seconds
 
 
-class TIMRuntime:
+class TIMRuntime(WorkingText):
     """Decode a Thread tree with tools, pausing for them in place, and prune finished lists.
 
     lm: the model; look: the tool, parameters -> token ids that end the `tooluse` field; threshold, trim: see the module;
-    gap: what happens to the tokens behind a freed span: "reencode" (the paper), "renumber" (keys turned to contiguous positions,
-    content as it was) or "holes" (nothing); limit: positions 0..limit-1 may be used (default: the model's);
-    window, sinks: instead of the stack, hold the first `sinks` and the newest tokens, `window` in all, renumbered (StreamingLLM).
+    constrained: the model may write only what the schema allows; gap, limit, window, sinks: see WorkingText.
     """
 
-    def __init__(self, lm, look: Callable[[str], list[int]], threshold: float = 1, *, trim: str = "task", gap: str = "reencode",
-                 limit: int | None = None, window: int | None = None, sinks: int = 0, constrained: bool = True):
-        if trim not in ("task", "list") or gap not in ("reencode", "renumber", "holes"):
-            raise ValueError(f"trim={trim!r}, gap={gap!r}: trim is 'task' or 'list'; gap is 'reencode', 'renumber' or 'holes'")
-        most = lm.config.max_positions
-        if limit is not None and not 1 <= limit <= most:
-            raise ValueError(f"limit is {limit}; it must be 1..{most}, the positions of the model")
-        if window is not None and not 0 <= sinks < window:
-            raise ValueError(f"sinks is {sinks} and window {window}; need 0 <= sinks < window")
+    def __init__(self, lm, look: Callable[[str], list[int]], threshold: int | float = 1, *, trim: str = "task",
+                 constrained: bool = True, **memory):
+        super().__init__(lm, **memory)
+        if trim not in ("task", "list"):
+            raise ValueError(f"trim is {trim!r}; trim is 'task' or 'list'")
         SubtaskStack(threshold)                                      # refuses a bad threshold before anything runs
-        self.lm, self.look, self.threshold, self.trim, self.gap = lm, look, threshold, trim, gap
-        self.limit, self.window, self.sinks, self.constrained = limit or most, window, sinks, constrained
+        self.look, self.threshold, self.trim, self.constrained = look, threshold, trim, constrained
 
     def run(self, prompt: list[int], max_tokens: int = 20_000, on_step: Callable[["TIMRuntime"], None] | None = None) -> TIMRun:
         """Write the tree that answers `prompt`. Raises ToolError, and ThreadSyntaxError when unconstrained text is no tree."""
-        self.memory = PagedWorkingMemory(self.lm.config, self.lm.rope, device=self.lm.device, dtype=self.lm.dtype)
+        self.clear()
         self.stack, self.parser = SubtaskStack(self.threshold), ThreadParser(len(prompt))
-        self.text: list[int] = []                                    # every token that went through
-        self.live: list[int] = []                                    # places in `text` of the tokens held, in order
-        self.reencoded, self.peak, self.occupancy, self.frees, self.tables, self.step_of_token = 0, 0, [], [], [], []
         started, stopped, answer = time.perf_counter(), "max_tokens", None
-        logits = self._feed(prompt, [])
+        logits = self.feed(prompt, [])
         while len(self.text) < max_tokens:
             token = self._choose(logits)
             event = self.parser.feed(token)
@@ -133,10 +121,10 @@ class TIMRuntime:
                 self.text.append(token)
                 stopped, answer = "done", event.value
                 break
-            if self._highest_position(len(new), spans) >= self.limit:
+            if self.highest_position(len(new), spans) >= self.limit:
                 stopped = "limit"
                 break
-            logits = self._feed(new, spans)
+            logits = self.feed(new, spans)
             if on_step:
                 on_step(self)
         return TIMRun(self.text, stopped, answer, self.peak, self.reencoded, time.perf_counter() - started, self.occupancy,
@@ -163,62 +151,9 @@ class TIMRuntime:
         closed = event.kind == "list_closed" if self.trim == "list" else event.kind in ("task_closed", "done")
         if event.span is None or not closed or self.window is not None:
             return []
-        return self.stack.close_list(event.span)
-
-    def _behind(self, spans: list[Span]) -> tuple[int, list[int]]:
-        """First slot that leaves, and the retained places behind it."""
-        first = bisect.bisect_left(self.live, spans[0][0])
-        keep = [p for p in self.live[first:] if not any(a <= p < b for a, b in spans)]
-        return first, keep
-
-    def _highest_position(self, num_new: int, spans: list[Span]) -> int:
-        if self.window is not None:
-            return min(len(self.live), self.window) + num_new - 1
-        if spans and self.gap != "holes":
-            first, keep = self._behind(spans)
-            return first + len(keep) + num_new - 1
-        return int(self.memory.next_positions(1)) + num_new - 1
-
-    def _feed(self, new: list[int], spans: list[Span]) -> torch.Tensor:
-        """Free the spans, then one forward pass over the new tokens (and over the tail, if it is encoded again)."""
-        tail: list[int] = []
-        if spans:
-            tail = self._prune(spans)
-        places = list(range(len(self.text), len(self.text) + len(new)))
-        self.text += new
-        ids = [self.text[p] for p in tail] + new
-        logits = self.lm(torch.tensor([ids], device=self.lm.device), self.memory, last_only=True)[0, -1]
-        self.live += tail + places
-        self.reencoded += len(tail)
-        self.peak = max(self.peak, len(self.live))
-        if self.window is not None and len(self.live) > self.window:
-            self._slide()
-        self.occupancy.append(len(self.live))
-        self.step_of_token += [len(self.occupancy) - 1] * len(new)
-        if spans:
-            self.frees.append((len(self.occupancy) - 1, spans))
-            self.tables.append(list(self.memory.tables[0]))
-        return logits
-
-    def _prune(self, spans: list[Span]) -> list[int]:
-        """Take the spans out of the memory; returns the places whose tokens must be fed again."""
-        first, keep = self._behind(spans)
-        if self.gap == "reencode":
-            self.memory.truncate(first)
-            self.live = self.live[:first]
-            return keep
-        for start, stop in reversed(spans):
-            self.memory.free_span(bisect.bisect_left(self.live, start), bisect.bisect_left(self.live, stop))
-        self.live = self.live[:first] + keep
-        if self.gap == "renumber":
-            self.memory.renumber()
-        return []
-
-    def _slide(self) -> None:
-        excess = len(self.live) - self.window
-        self.memory.free_span(self.sinks, self.sinks + excess)
-        del self.live[self.sinks:self.sinks + excess]
-        self.memory.renumber()
+        start, stop = event.span
+        # The token just written must be fed to go on; with trim="list" that is the closing bracket, which therefore stays.
+        return self.stack.close_list((start, stop) if self.trim == "task" else (start, stop - 1))
 
 
 @dataclass(frozen=True)
@@ -231,7 +166,7 @@ class Timrun:
     paper: ClassVar[Paper] = paper("timrun")
     summary: ClassVar[str] = "prunes finished subtask lists from a paged working memory; text length is unbounded"
     kind: ClassVar[str] = "model"
-    threshold: float = 0
+    threshold: int | float = 0
     trim: str = "task"
     gap: str = "reencode"
 
