@@ -1,42 +1,16 @@
 """The exercise machinery, and every family's exercises: stub, reference and planted wrong answers."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import pytest
 
-from frugal.explore.exercises import Exercise, equal, exercises, problems, short, wrong
+sys.path.insert(0, str(Path(__file__).parent))
 
+from toy_notebook import KEEP, no_sinks, solution, too_many
 
-def solution(num_slots, budget, sinks=2):
-    return list(range(sinks)) + list(range(num_slots - (budget - sinks), num_slots))
-
-
-def too_many(num_slots, budget, sinks=2):
-    return list(range(sinks)) + list(range(num_slots - budget, num_slots))
-
-
-def no_sinks(num_slots, budget, sinks=2):
-    return list(range(num_slots - budget, num_slots))
-
-
-def off_by_one(num_slots, budget, sinks=2):
-    return list(range(sinks)) + list(range(num_slots - (budget - sinks) - 1, num_slots - 1))
-
-
-def check_keep(keep):
-    for slots, budget in [(10, 6), (12, 3), (5, 5)]:
-        kept = keep(slots, budget)
-        if len(kept) != budget:
-            wrong(f"kept {len(kept)} of {budget}", "do the sinks count?")
-        if kept[:2] != [0, 1]:
-            wrong(f"slots 0 and 1 are not in {short(kept)}", "what are the sinks?")
-        equal(kept, solution(slots, budget), "where does the recent window end?")
-
-
-STUB = "def keep(num_slots: int, budget: int, sinks: int = 2) -> list[int]:\n    raise NotImplementedError  # yours"
-KEEP = Exercise(key="keep", prompt="Keep `sinks` & <recent> slots", stub=STUB, test=check_keep, hints=("Count <them>",),
-                difficulty=1, minutes=5, reference=solution,
-                wrong=[(too_many, "do the sinks count"), (no_sinks, "what are the sinks"), (off_by_one, "window end")])  # fmt: skip
+from frugal.explore.exercises import equal, exercises, problems
 
 
 def test_a_sound_exercise_has_no_problems():

@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="e.g. 01_kv_eviction; all if none is given")
     parser.add_argument("--folder", type=Path, default=None, help="the notebooks folder; the repository's by default")
     parser.add_argument("--cell-timeout", type=int, default=CELL_TIMEOUT_S, metavar="SECONDS")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     folder = (given.folder or notebooks_folder()).resolve()
     known = {path.stem: path for path in sorted((folder / "src").glob("[0-9][0-9]_*.py"))}
     unknown = [name for name in given.names if name not in known]
