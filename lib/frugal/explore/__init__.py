@@ -36,15 +36,17 @@ the page has loaded, or call `frugal.mount(element, payload) -> handle` by hand.
 
 from .choices import choice
 from .describe import digest, figure_summary, figure_table
+from .export import NoRenderer, save
 from .frontend import asset_paths
 from .inputs import file, picture, text
 from .live import Cancelled, LiveExplorer, live
 from .payload import MIME, payload_html, payload_json, unpack
 from .recorded import Explorer, explore
 from .rows import NotRecorded, select
+from .source import show_source
 
 __all__ = [
-    "MIME", "Cancelled", "Explorer", "LiveExplorer", "NotRecorded", "asset_paths", "choice", "digest", "explore",
-    "figure_summary", "figure_table", "file", "live", "payload_html", "payload_json", "picture", "select", "text",
-    "unpack",
+    "MIME", "Cancelled", "Explorer", "LiveExplorer", "NoRenderer", "NotRecorded", "asset_paths", "choice", "digest",
+    "explore", "figure_summary", "figure_table", "file", "live", "payload_html", "payload_json", "picture", "save",
+    "select", "show_source", "text", "unpack",
 ]  # fmt: skip

@@ -56,6 +56,15 @@ class LiveExplorer:
         """16 hex digits of the data of the picture now shown."""
         return self.payload["digest"]
 
+    @property
+    def choices(self) -> dict[str, Any]:
+        """A live explorer has no recorded choices."""
+        return {}
+
+    def figure(self) -> go.Figure:
+        """The figure of the last result, or of the recorded one."""
+        return go.Figure(self._drawn)
+
     def start(self, **values: Any) -> None:
         """Run in the background; values left out are the defaults. RuntimeError while a run goes on."""
         with self._lock:
@@ -120,7 +129,9 @@ class LiveExplorer:
 
     def _picture(self, result: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         def figure(result: Any) -> go.Figure:
-            return blank("Press Run", "", "") if result is None else self.figure_function(result, **self._known(inputs))
+            fig = blank("Press Run", "", "") if result is None else self.figure_function(result, **self._known(inputs))
+            self._drawn = fig
+            return fig
 
         figure.__name__ = getattr(self.figure_function, "__name__", "figure")
         payload = build(figure, result, [], sweep=self.sweep, live=HOW)

@@ -31,7 +31,7 @@ def token_strip(tokens: Sequence[str], values: Iterable, *, title: str, value: s
     remarks = [f"token {i}: {escape(repr(t))}<br>{escape(value)}: {_number(v)}" for i, (t, v) in enumerate(zip(tokens, numbers))]
     if hover is not None:
         remarks = [f"{one}<br>{escape(more)}" for one, more in zip(remarks, hover)]
-    fig = blank(title, "", "", height=104 + 26 * (lines[-1] + 1), bargap=0.12, margin={"l": 8, "r": 8, "t": 88, "b": 16}, showlegend=False)
+    fig = blank(title, "", "", height=84 + 26 * (lines[-1] + 1), bargap=0.12, margin={"l": 8, "r": 8, "t": 68, "b": 16}, showlegend=False)
     fig.add_bar(
         x=sizes, base=starts, y=lines, orientation="h", text=[escape(t) for t in seen], textposition="inside",
         insidetextanchor="middle", textangle=0, constraintext="none", name="tokens",

@@ -6,6 +6,7 @@ globalThis.frugal = (() => {
   const TYPES = { i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array, f4: Float32Array };
   const GRIDS = ["heatmap", "contour", "histogram2d"];
   const TABLE_ROWS = 500; // shown in the page; the CSV has them all
+  const KEYBOARD = ["input", "select", "textarea", "button", "summary"];
   let counter = 0;
 
   // ---- payload -> figure -------------------------------------------------------------------------------------
@@ -132,7 +133,8 @@ globalThis.frugal = (() => {
     const shade = (strength) => `rgba(${r},${g},${b},${((strength * alpha) / 255).toFixed(3)})`;
     look.layout.font = { ...look.layout.font, color: shade(1) };
     for (const axis of ["xaxis", "yaxis"]) {
-      look.layout[axis] = { ...look.layout[axis], gridcolor: shade(0.14), linecolor: shade(0.5), tickcolor: shade(0.5) };
+      look.layout[axis] = { ...look.layout[axis], gridcolor: shade(0.14), linecolor: shade(0.5),
+        tickcolor: shade(0.5) };
     }
     out.template = look;
     out.autosize = true;
@@ -148,6 +150,8 @@ globalThis.frugal = (() => {
       else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
       else if (value !== null && value !== undefined) element.setAttribute(name, value);
     }
+    // JupyterLab takes arrow keys for itself, unless the very element that has the focus carries this.
+    if (KEYBOARD.includes(tag) || "tabindex" in attributes) element.setAttribute("data-lm-suppress-shortcuts", "true");
     element.append(...children);
     return element;
   }
@@ -217,7 +221,7 @@ globalThis.frugal = (() => {
     const tools = node("div", { class: "frugal-tools" }, details, node("span", { class: "frugal-save" }, node("span", { text: "Save", "aria-hidden": "true" }), ...buttons));
     const controls = payload.controls.map((control, i) =>
       controlFor(control, indices[i], `${id}-${control.name}`, (index) => choose(i, index)));
-    const panel = node("div", { class: "frugal-controls", "data-lm-suppress-shortcuts": "true" }, ...controls.map((c) => c.element));
+    const panel = node("div", { class: "frugal-controls" }, ...controls.map((c) => c.element));
     const root = node("div", { class: "frugal-root", role: "group" }, live ?? "", panel, plot, missing, note, spoken, tools);
     panel.hidden = controls.length === 0;
     if (payload.live && !live) root.prepend(node("p", { class: "frugal-live-note", text: payload.live }));
@@ -306,6 +310,7 @@ globalThis.frugal = (() => {
 
     const handle = {
       ready: draw(),
+      idle: () => drawing ?? Promise.resolve(),
       payload: () => payload,
       choices,
       figure: () => ({ data: plot.data, layout: plot.layout }),

@@ -40,7 +40,7 @@
     const left = node("span", { class: "frugal-unit" });
     const status = node("p", { class: "frugal-status", role: "status" });
     const actions = node("div", { class: "frugal-actions" }, node("div", {}, run, cancel, bar, left));
-    const element = node("form", { class: "frugal-form", "data-lm-suppress-shortcuts": "true" },
+    const element = node("form", { class: "frugal-form" },
       ...fields.map((f) => f.element), actions, status);
 
     async function send() {
