@@ -33,6 +33,15 @@ class Counting:
 ALL = [Steady, Shaky]
 WORKLOADS = {"counting": Counting()}
 '''
+TOY_CLAIMS = '''
+from frugal.core.claims import Claim, Evidence
+from frugal.core.papers import Paper
+PAPER = Paper.other(title="Toy: a paper", arxiv="2306.14048")
+CLAIMS = [Claim("toy_speed", PAPER, "Twice as fast.", 2.0, "x", "2306.14048, table 1", "measured",
+                lambda: Evidence(measured=1.5), "direction holds"),
+          Claim("toy_scale", PAPER, "Ten times larger.", 10, "x", "2306.14048, table 2", "projected",
+                lambda: None, "out of reach here")]
+'''
 
 
 def frugal_command(*words: str, **extra: str) -> subprocess.CompletedProcess:
@@ -43,8 +52,10 @@ def frugal_command(*words: str, **extra: str) -> subprocess.CompletedProcess:
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A toy family on the import path, and an empty cache."""
-    (tmp_path / "toy_house").mkdir()
-    (tmp_path / "toy_house" / "toy_family.py").write_text(TOY)
+    home = tmp_path / "toy_house" / "toy_family"
+    home.mkdir(parents=True)
+    (home / "__init__.py").write_text(TOY)
+    (home / "claims.py").write_text(TOY_CLAIMS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("FRUGAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -111,6 +122,17 @@ def test_debugging_shows_the_traceback():
 def test_a_closed_pipe_is_no_error():
     done = subprocess.run(f"{sys.executable} -m frugal.cli papers --json | head -1", shell=True, text=True, capture_output=True)
     assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+def test_claims_as_json_and_table(toy):
+    records = json.loads(run("claims", "--family", toy, "--json").stdout)
+    fields = ("paper", "quote", "value", "unit", "how", "measured", "projected", "verdict")
+    assert [tuple(record[field] for field in fields) for record in records] == [
+        ("toy", "Twice as fast.", 2.0, "x", "measured", 1.5, None, "direction holds"),
+        ("toy", "Ten times larger.", 10.0, "x", "projected", None, None, "out of reach here")]
+    lines = run("claims", "--family", toy).stdout.splitlines()
+    assert lines[0].split() == list(fields)
+    assert ["1.5" in lines[2], "direction holds" in lines[2], "out of reach here" in lines[3]] == [True] * 3
 
 
 def test_papers_as_table_json_and_bibtex():

@@ -7,9 +7,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
 
 import frugal
+from frugal.core.budgets import top_slots
 from frugal.core.papers import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,6 +83,11 @@ def test_ruff_finds_nothing():
 
 def test_no_file_weakens_its_annotations():
     assert [path.name for path in sources("lib", "tests") if "from __future__ import" + " annotations" in path.read_text()] == []
+
+
+def test_annotations_are_checked_in_these_tests():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        top_slots(torch.zeros(3), 1)                   # (rows, slots) was promised
 
 
 def test_importing_frugal_is_cheap():
