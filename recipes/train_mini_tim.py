@@ -1,8 +1,8 @@
 """Train mini TIM on working-memory snapshots of exact Thread traces.
 
-    python recipes/train_mini_tim.py --work /tmp/mini_tim --rounds 900
+    python recipes/train_mini_tim.py --work /tmp/mini_tim --rounds 340
 
-One thread, about 40 CPU minutes. Stops and resumes anywhere: the work folder holds the weights and optimizer moments (safetensors)
+One thread, about 25 CPU minutes. Stops and resumes anywhere: the work folder holds the weights and optimizer moments (safetensors)
 and the round (JSON); the data of a round depends on the seed and the round alone. The curriculum starts with trees of at most
 six tasks and widens; so a weaker model is there at any time. The last step writes the weights as fp16 and a card.
 """
@@ -35,14 +35,10 @@ def draw_snapshots(rng: np.random.Generator, most_nodes: int, num_tokens: int) -
     held = 0
     while held < num_tokens:
         threshold = THRESHOLDS[rng.choice(len(THRESHOLDS), p=SHARES)]
-        most = min(most_nodes, 30) if threshold == math.inf else most_nodes
+        most = min(most_nodes, 26) if threshold == math.inf else most_nodes
         num_nodes = round(math.exp(rng.uniform(0, math.log(most))))
-        width = 3 if num_nodes > 60 else int(rng.integers(2, 4))
-        depth = 6 if num_nodes > 60 else int(rng.integers(4, 7))
-        if num_nodes > 30:
-            width = 3
-        if num_nodes > 100 and rng.random() < 0.5:
-            depth = 5
+        width = 3 if num_nodes > 30 else int(rng.integers(2, 4))
+        depth = 5 if num_nodes > 60 else int(rng.integers(4, 7))
         root = tasks.random_problem(rng, num_nodes, max_depth=depth, max_children=width)
         states = tasks.snapshots(tasks.solve(tasks.Document(root)), threshold, mini_tim.LIMIT)
         chosen = rng.choice(len(states), size=min(3, len(states)), replace=False)
@@ -81,7 +77,7 @@ def validate(weights: dict, seed: int = 10_001, num_tokens: int = 60_000) -> dic
     """Held-out token error, and the share of snapshots without any mistake, teacher-forced."""
     rng = np.random.default_rng(seed)
     wrong = total = clean = count = 0
-    for tokens, learn in batches(draw_snapshots(rng, 320, num_tokens), rng):
+    for tokens, learn in batches(draw_snapshots(rng, 260, num_tokens), rng):
         mistakes = loss_and_hits(weights, tokens, learn)[1]
         wrong, total = wrong + int(mistakes.sum()), total + int(learn[:, 1:].sum())
         clean, count = clean + int((~mistakes.any(-1)).sum()), count + len(tokens)
@@ -90,7 +86,7 @@ def validate(weights: dict, seed: int = 10_001, num_tokens: int = 60_000) -> dic
 
 def stage(progress: float) -> int:
     """Largest problem, in records, at this share of the training."""
-    return 6 if progress < 0.06 else 25 if progress < 0.15 else 80 if progress < 0.4 else 320
+    return 6 if progress < 0.1 else 25 if progress < 0.3 else 80 if progress < 0.5 else 260
 
 
 def rate(progress: float) -> float:
@@ -168,7 +164,7 @@ def data_hash() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, outside the repository")
-    parser.add_argument("--rounds", type=int, default=900)
+    parser.add_argument("--rounds", type=int, default=340)
     parser.add_argument("--publish", action="store_true", help="write the weights and the card into the package")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -36,15 +36,18 @@ def test_the_exact_answer_is_the_brute_force_one(seed, size):
 
 def check_json(task: dict, document: tt.Document) -> int:
     """Each conclusion follows from its record and its subtasks; returns the number of tasks."""
-    node = document.nodes[task["tooluse"]["parameters"]]
+    names = task["tooluse"]["parameters"].split()
+    node = document.nodes[names[0]]
     assert task["tooluse"]["result"] == " ".join(node.record()[:-1])
-    assert task["conclusion"] == node.value()
+    assert task["conclusion"].startswith(f"{names[0]} = {node.value()}; ")
     subtasks = task.get("subtasks", [])
-    assert [t["tooluse"]["parameters"] for t in subtasks] == [c.name for c in node.children]
-    acc = node.digits[0]
-    for sub in subtasks:
-        assert sub["thought"] == f"{node.op}({acc}, {sub['tooluse']['parameters']})"
-        acc = tt.combine(node.op, acc, sub["conclusion"])
+    acc, left = node.digits[0], [c.name for c in node.children]
+    for sub, child in zip(subtasks, node.children, strict=True):
+        assert sub["tooluse"]["parameters"].split() == left
+        assert sub["thought"] == f"{node.op}({acc}, {', '.join(left)})"
+        carry = tt.combine(node.op, acc, child.value())
+        assert sub["conclusion"].endswith(f"; {node.op}({acc}, {child.value()}) = {carry}")
+        acc, left = carry, left[1:]
     return 1 + sum(check_json(t, document) for t in subtasks)
 
 
@@ -115,8 +118,8 @@ def test_the_worked_example():
     leaves = [tt.Node("sum", [8, 7], name="KL"), tt.Node("min", [4, 9], name="QW")]
     document = tt.Document(tt.Node("max", [3], leaves, name="BD"))
     assert tt.decode(tt.solve(document).tokens) == (
-        "<bos> sum 0 B D ; {0 sum 0 ? B D > max 3 K L Q W ; [0 {1 max 3 ? K L > sum 8 7 ; = 5 }1 "
-        "{1 max 5 ? Q W > min 4 9 ; = 4 }1 ]0 = 5 }0")
+        "<bos> sum 0 B D ; {0 sum 0 ? B D > max 3 K L Q W ; [0 {1 max 3 ? K L Q W > sum 8 7 ; = 5 max 3 5 }1 "
+        "{1 max 5 ? Q W > min 4 9 ; = 4 max 5 5 }1 ]0 = 5 sum 0 5 }0")
     assert tt.SymbolTokenizer().encode("<bos> sum 0 B D ;") == document.prompt()
     assert len(tt.SYMBOLS) == len(set(tt.SYMBOLS)) < 100
 

@@ -117,7 +117,7 @@ def test_threshold_infinity_is_plain_decoding_token_for_token(seed):
 
 class PrunesTheConclusion(Scripted):
     def _to_free(self, event):
-        return [(a, b + 2) for a, b in super()._to_free(event)]
+        return [(a, b + 5) for a, b in super()._to_free(event)]
 
 
 class OldPositions(Scripted):
@@ -211,7 +211,7 @@ def test_the_parser_builds_the_tree_of_the_trace():
     parser.finish()
     assert [(t.list_span, t.stop) for t in closing_order(parser, "task")] == [((a, b), c) for a, b, c in trace.lists]
     for task in parser.tasks:
-        node = document.nodes[task.parameters]
+        node = document.nodes[task.parameters[:2]]
         assert task.conclusion == node.value() and task.result == " ".join(node.record()[:-1])
         assert task.parent is None or parser.tasks[task.parent].depth == task.depth - 1
 

@@ -5,13 +5,15 @@ Differs: a task is spelled with symbols instead of JSON text (one symbol per fix
 braces and brackets carry their depth, as indentation does in printed JSON.
 
 The problem is a document of records kept outside the context: `BD: max 3 KL QW` says that BD is the maximum of 3, KL and QW.
-The prompt asks for one name. Each task looks one name up (a tool call), solves the names it finds as subtasks, and concludes:
+The prompt asks for one name. Each task looks a name up (a tool call), solves the names it finds as subtasks, and concludes:
 
-    task   := {d op acc ? X Y > <record> ; [d task ... task ]d = value }d
+    task   := {d op acc ? names > <record> ; [d task ... task ]d = value op acc next }d
     record := op digit digit            a leaf: no subtasks field
-            | op digit (X Y) ... (X Y)  one to three names
+            | op digit names            one to three names of two letters
 
-`op acc` is the task's thought: "I have acc so far and combine it with the value of XY". All values are digits, `sum` is mod 10.
+`op acc` is the thought: "I have acc so far and combine it with the next value". The names are those still to do, the first one is
+looked up. The conclusion gives the value of that name and carries the fold on: next = op(acc, value), the acc of the next task.
+So every token follows from a few others nearby, or from the task's own start. All values are digits, `sum` is mod 10.
 """
 from dataclasses import dataclass, field
 
@@ -123,10 +125,10 @@ class Document:
         return [BOS, *encode(["sum", "0", *self.root.name, ";"])]
 
     def look(self, parameters: str) -> list[int]:
-        """Token ids of the record called `parameters`, closed by `;`. Raises KeyError for a name that is not there."""
-        if parameters not in self.nodes:
-            raise KeyError(f"no record named {parameters!r}")
-        return encode(self.nodes[parameters].record())
+        """Token ids of the record of the first of the names (`"BDKL"`: BD), closed by `;`. KeyError for a name that is not there."""
+        if parameters[:2] not in self.nodes:
+            raise KeyError(f"no record named {parameters[:2]!r}")
+        return encode(self.nodes[parameters[:2]].record())
 
 
 def encode(symbols: list[str]) -> list[int]:
@@ -179,28 +181,32 @@ def solve(document: Document) -> Trace:
         tokens.extend(ids)
         emitted.extend([by_model] * len(ids))
 
-    def task(node: Node, op: str, acc: int, depth: int) -> int:
+    def task(waiting: list[Node], op: str, acc: int, depth: int) -> tuple[int, int]:
+        """Solves the first node that waits; returns its value and the fold so far."""
         nonlocal count
         count += 1
-        write(OPEN_TASK + depth, ID[op], FIRST_DIGIT + acc, TOOL, ID[node.name[0]], ID[node.name[1]], CALL)
+        node = waiting[0]
+        names = [ID[letter] for other in waiting for letter in other.name]
+        write(OPEN_TASK + depth, ID[op], FIRST_DIGIT + acc, TOOL, *names, CALL)
         write(*encode(node.record()), by_model=False)
-        result = node.digits[0]
+        value = node.digits[0]
         if node.children:
             start = len(tokens)
             write(OPEN_LIST + depth)
-            for child in node.children:
-                result = combine(node.op, result, task(child, node.op, result, depth + 1))
+            for i in range(len(node.children)):
+                value = task(node.children[i:], node.op, value, depth + 1)[1]
             write(CLOSE_LIST + depth)
             lists.append((start, len(tokens), -1))
             closed = len(lists) - 1
         else:
-            result = combine(node.op, *node.digits)
-        write(CONCLUDE, FIRST_DIGIT + result, CLOSE_TASK + depth)
+            value = combine(node.op, *node.digits)
+        carry = combine(op, acc, value)
+        write(CONCLUDE, FIRST_DIGIT + value, ID[op], FIRST_DIGIT + acc, FIRST_DIGIT + carry, CLOSE_TASK + depth)
         if node.children:
             lists[closed] = (*lists[closed][:2], len(tokens))
-        return result
+        return value, carry
 
-    answer = task(document.root, "sum", 0, 0)
+    answer = task([document.root], "sum", 0, 0)[0]
     return Trace(tokens, emitted, lists, count, answer)
 
 
@@ -261,10 +267,11 @@ def to_json(tokens: list[int]) -> dict:
     def task() -> dict:
         nonlocal place
         op, acc = symbols[place + 1: place + 3]
-        parameters = "".join(symbols[place + 4: place + 6])
-        end = symbols.index(";", place)
-        out = {"thought": f"{op}({acc}, {parameters})",
-               "tooluse": {"name": "look", "parameters": parameters, "result": " ".join(symbols[place + 7: end])}}
+        called, end = symbols.index(">", place), symbols.index(";", place)
+        letters = symbols[place + 4: called]
+        names = ["".join(letters[i:i + 2]) for i in range(0, len(letters), 2)]
+        out = {"thought": f"{op}({acc}, {', '.join(names)})",
+               "tooluse": {"name": "look", "parameters": " ".join(names), "result": " ".join(symbols[called + 1: end])}}
         place = end + 1
         if symbols[place].startswith("["):
             place += 1
@@ -272,8 +279,9 @@ def to_json(tokens: list[int]) -> dict:
             while symbols[place].startswith("{"):
                 out["subtasks"].append(task())
             place += 1
-        out["conclusion"] = int(symbols[place + 1])
-        place += 3
+        value, op, acc, carry = symbols[place + 1: place + 5]
+        out["conclusion"] = f"{names[0]} = {int(value)}; {op}({acc}, {value}) = {int(carry)}"
+        place += 6
         return out
 
     try:

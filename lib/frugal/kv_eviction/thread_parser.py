@@ -38,7 +38,8 @@ _OPS = [tasks.ID[op] for op in tasks.OPS]
 _DIGITS = list(range(tasks.FIRST_DIGIT, tasks.FIRST_DIGIT + 10))
 _LETTERS = list(range(tasks.FIRST_LETTER, tasks.FIRST_LETTER + 26))
 _FIXED = {"op": (_OPS, "acc"), "acc": (_DIGITS, "tool"), "tool": ([tasks.TOOL], "letter 1"), "letter 1": (_LETTERS, "letter 2"),
-          "letter 2": (_LETTERS, "call"), "call": ([tasks.CALL], "result"), "value": (_DIGITS, "task end")}
+          "letter 2": (_LETTERS, "more names"), "more names": (_LETTERS + [tasks.CALL], "letter 2"),
+          "value": (_DIGITS, "fold op"), "fold op": (_OPS, "fold acc"), "fold acc": (_DIGITS, "carry"), "carry": (_DIGITS, "task end")}
 
 
 @dataclass
@@ -117,13 +118,16 @@ class ThreadParser:
 
     def _field(self, task: Task, symbol: str) -> Event:
         state, self.state = self.state, _FIXED[self.state][1]
+        if symbol == ">":
+            self.state = "result"
+            return Event("call", value=task.parameters)
         if state in ("op", "acc"):
             task.thought = f"{task.thought} {symbol}".strip()
-        elif state.startswith("letter"):
+        elif symbol.isalpha() and len(symbol) == 1:
             task.parameters += symbol
         elif state == "value":
             task.conclusion = int(symbol)
-        return Event("call", value=task.parameters) if state == "call" else Event("token")
+        return Event("token")
 
     def _close(self, task: Task) -> Event:
         task.stop = self.place

@@ -12,7 +12,7 @@ from frugal.core.lm import LM, LMConfig
 from frugal.data.thread_tasks import BOS, VOCAB_SIZE, SymbolTokenizer
 from frugal.models import load_weights
 
-LIMIT = 384                                     # positions the model was trained on
+LIMIT = 512                                     # positions the model was trained on
 SHAPE = dict(vocab_size=VOCAB_SIZE, hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32,
              intermediate_size=320, rope_theta=10000.0, norm_eps=1e-5, max_positions=LIMIT, tie_embeddings=False)
 
