@@ -72,9 +72,14 @@ def drive_notebook(browser, url: str, token: str, folder: Path, notebook: Path) 
         page.close()
 
 
+# Waits until every explorer that the notebook holds is drawn, and numbers them from the top.
 NUMBER_THEM = """async () => {
-  const all = [...document.querySelectorAll('.jp-OutputArea .frugal-explorer')];
-  for (let i = 0; i < 100 && all.some((element) => !element.frugal); i++) await new Promise((done) => setTimeout(done, 100));
+  const wanted = jupyterapp.shell.currentWidget.content.widgets.filter((cell) => cell.model.type === 'code')
+    .flatMap((cell) => cell.model.outputs.toJSON()).filter((o) => o.data?.['application/vnd.frugal.explorer+json']).length;
+  const found = () => [...document.querySelectorAll('.jp-OutputArea .frugal-explorer')].filter((element) => element.frugal);
+  for (let i = 0; i < 200 && found().length < wanted; i++) await new Promise((done) => setTimeout(done, 50));
+  const all = found();
+  if (all.length !== wanted) throw new Error(`${wanted} explorers in the notebook, ${all.length} on the page`);
   await Promise.all(all.map((element) => element.frugal.ready));
   return all.map((element, i) => (element.dataset.testNumber = String(i)));
 }"""

@@ -22,7 +22,7 @@ def test_each_key_is_asked_once_for_its_value(pairs, spare, seed):
     tokens, labels = mqar_batch(task, 3, np.random.default_rng(seed))
     assert tokens.shape == labels.shape == (3, task.length) and tokens.dtype == torch.int64
     for row, label in zip(tokens, labels, strict=True):
-        keys, values = row[0:2 * pairs:2], row[1:2 * pairs:2]
+        keys, values = row[0 : 2 * pairs : 2], row[1 : 2 * pairs : 2]
         asked = torch.nonzero(label != IGNORE).flatten()
         assert len(set(keys.tolist())) == len(set(values.tolist())) == pairs
         assert keys.min() >= 1 and keys.max() < 128 <= values.min() and values.max() < 256
@@ -34,7 +34,7 @@ def test_gaps_follow_the_power_law():
     """One pair: the gap is one draw of p(g) ~ g^(a-1), g = 1..G; compare with the law over 20,000 draws."""
     task = MQARTask(42, 1)
     _, labels = mqar_batch(task, 20_000, np.random.default_rng(0))
-    gap = (labels != IGNORE).int().argmax(1).numpy() // 2                # slot 2 is gap 1
+    gap = (labels != IGNORE).int().argmax(1).numpy() // 2  # slot 2 is gap 1
     law = np.arange(1, 21.0) ** -0.99
     counted = np.bincount(gap, minlength=21)[1:] / 20_000
     np.testing.assert_allclose(counted, law / law.sum(), atol=0.012)
@@ -63,10 +63,20 @@ def test_accuracy_counts_asked_slots_only():
     assert accuracy(torch.tensor([[9, 5, 9, 0]]), labels) == 0.5
 
 
-@pytest.mark.parametrize("sizes, message", [
-    ({"length": 64, "num_pairs": 17}, "1..16"), ({"num_pairs": 0}, "not 0"), ({"num_pairs": -3}, "not -3"), ({"length": 63}, "not 63"),
-    ({"length": 1024, "num_pairs": 200}, "127 keys"), ({"length": 0}, "not 0"), ({"vocab_size": 2}, "vocab_size 2"), ({"power": 0.0}, "power"),
-    ({"power": float("nan")}, "nan")])
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ({"length": 64, "num_pairs": 17}, "1..16"),
+        ({"num_pairs": 0}, "not 0"),
+        ({"num_pairs": -3}, "not -3"),
+        ({"length": 63}, "not 63"),
+        ({"length": 1024, "num_pairs": 200}, "127 keys"),
+        ({"length": 0}, "not 0"),
+        ({"vocab_size": 2}, "vocab_size 2"),
+        ({"power": 0.0}, "power"),
+        ({"power": float("nan")}, "nan"),
+    ],
+)
 def test_bad_tasks(sizes, message):
     with pytest.raises(ValueError, match=message):
         MQARTask(**sizes)

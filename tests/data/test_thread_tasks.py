@@ -137,7 +137,7 @@ def test_bad_text_is_named():
         tt.encode(["maximum"])
     with pytest.raises(ValueError, match="unknown operation 'mean'"):
         tt.combine("mean", 1, 2)
-    with pytest.raises(KeyError, match="no record named 'ZZZ'"):
+    with pytest.raises(KeyError, match="no record named 'ZZ'"):
         tt.Document(tt.Node("sum", [1, 2], name="AB")).look("ZZZ")
     trace = tt.solve(problem(0, 9))
     with pytest.raises(ValueError, match="does not close"):

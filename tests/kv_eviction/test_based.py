@@ -26,26 +26,29 @@ def brute_force(q, k, v, weight):
     out = torch.zeros_like(v)
     for b, h, i in [(b, h, i) for b in range(q.shape[0]) for h in range(q.shape[1]) for i in range(q.shape[2])]:
         w = torch.stack([weight(q[b, h, i], k[b, h, j]) for j in range(i + 1)])
-        out[b, h, i] = (w[:, None] * v[b, h, :i + 1]).sum(0) / w.sum()
+        out[b, h, i] = (w[:, None] * v[b, h, : i + 1]).sum(0) / w.sum()
     return out
 
 
 # --- feature map ---------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("f", [1, 2, 5, 16])
 def test_the_taylor_map_is_the_taylor_series_of_exp(f):
     q, k = torch.randn(2, 200, f, generator=torch.Generator().manual_seed(f), dtype=torch.float64)
     z = (q * k).sum(-1) / math.sqrt(f)
     product = (based.taylor_features(q) * based.taylor_features(k)).sum(-1)
-    torch.testing.assert_close(product, 1 + z + z ** 2 / 2, rtol=0, atol=1e-9)
+    torch.testing.assert_close(product, 1 + z + z**2 / 2, rtol=0, atol=1e-9)
     torch.testing.assert_close(based.similarity(q[:, None], k[:, None]).flatten(), product, rtol=0, atol=1e-9)
-    assert product.min() >= 0.5 and based.taylor_features(q).shape[-1] == 1 + f + f ** 2
+    assert product.min() >= 0.5 and based.taylor_features(q).shape[-1] == 1 + f + f**2
 
 
 def test_the_taylor_map_meets_the_tolerance_of_the_notes_in_fp32():
     q, k = torch.randn(2, 200, 16, generator=torch.Generator().manual_seed(1))
     z = (q * k).sum(-1) / 4
-    torch.testing.assert_close((based.taylor_features(q) * based.taylor_features(k)).sum(-1), 1 + z + z ** 2 / 2, rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(
+        (based.taylor_features(q) * based.taylor_features(k)).sum(-1), 1 + z + z**2 / 2, rtol=1e-6, atol=2e-6
+    )
 
 
 def test_worked_example():
@@ -56,12 +59,13 @@ def test_worked_example():
 
 # --- forms that agree ----------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("features", ["taylor", "elu", "relu"])
 @pytest.mark.parametrize("dtype, atol", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_parallel_chunked_and_recurrent_agree(features, dtype, atol):
     q, k, v = random_qkv(dtype=dtype, tokens=70)
     if features == "relu":
-        q, k = q.abs(), k.abs()                       # a row without any positive feature has no defined average
+        q, k = q.abs(), k.abs()  # a row without any positive feature has no defined average
     expected = based.parallel(q, k, v, features)
     torch.testing.assert_close(based.recurrent(q, k, v, features), expected, rtol=0, atol=atol)
     for chunk in (1, 7, 64, 70, 200):
@@ -73,7 +77,7 @@ def test_parallel_equals_two_loops():
 
     def weight(a, b):
         z = a @ b / math.sqrt(len(a))
-        return 1 + z + z ** 2 / 2
+        return 1 + z + z**2 / 2
 
     torch.testing.assert_close(based.parallel(q, k, v), brute_force(q, k, v, weight), rtol=0, atol=1e-10)
 
@@ -109,7 +113,7 @@ def test_every_mixer_decodes_what_it_computes_in_parallel(spec, heads):
         state = mixer.new_state(3)
         stepped = torch.stack([mixer.step(x[:, t], state) for t in range(150)], dim=1)
         torch.testing.assert_close(stepped, expected, rtol=0, atol=1e-9)
-        for cut in (1, 2, 20, 149):                                        # read a prompt, then go on one by one
+        for cut in (1, 2, 20, 149):  # read a prompt, then go on one by one
             y, state = mixer.prefill(x[:, :cut])
             torch.testing.assert_close(y, expected[:, :cut], rtol=0, atol=1e-9)
             for t in range(cut, min(cut + 20, 150)):
@@ -129,9 +133,16 @@ def test_the_model_decodes_what_it_computes_in_parallel(name):
 
 # --- the state -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("spec, kind, sizes", [
-    ("taylor_16", "taylor", {"feature_dim": 16}), ("elu_12", "linear", {"feature_dim": 12}),
-    ("window_20", "window", {"window": 20}), ("attention", "attention", {"tokens": 64})])
+
+@pytest.mark.parametrize(
+    "spec, kind, sizes",
+    [
+        ("taylor_16", "taylor", {"feature_dim": 16}),
+        ("elu_12", "linear", {"feature_dim": 12}),
+        ("window_20", "window", {"window": 20}),
+        ("attention", "attention", {"tokens": 64}),
+    ],
+)
 def test_real_bytes_are_the_formula(spec, kind, sizes):
     mixer, x = build_mixer(spec, 64), torch.zeros(2, 64)
     state = mixer.new_state(2)
@@ -159,6 +170,7 @@ def test_the_cache_of_full_attention_does_grow():
 
 # --- wrong builds are rejected -------------------------------------------------------------------------------------
 
+
 def no_division(q, k, v):
     return based.similarity(q, k).tril() @ v
 
@@ -174,7 +186,7 @@ def triangle_counted_once(q, k, v):
     rows, cols = torch.triu_indices(f, f)
 
     def phi(x):
-        return torch.cat([torch.ones_like(x[..., :1]), x / f ** 0.25, (x[..., rows] * x[..., cols]) / (2 * f) ** 0.5], -1)
+        return torch.cat([torch.ones_like(x[..., :1]), x / f**0.25, (x[..., rows] * x[..., cols]) / (2 * f) ** 0.5], -1)
 
     w = (phi(q) @ phi(k).mT).tril()
     return w @ v / w.sum(-1, keepdim=True)
@@ -192,7 +204,7 @@ def test_wrong_linear_attentions_differ_from_the_recurrent_form(wrong):
 
 
 def test_without_the_convolution_the_second_layer_cannot_see_which_value_follows_which_key():
-    """Swap the values of two pairs: without the convolution a set of tokens is all the mixer sees, so nothing changes."""
+    """Swap the values of two pairs: without the convolution the mixer sees only a set, so nothing changes."""
     pairs, swapped = torch.tensor([[3, 21, 5, 30, 9, 3]]), torch.tensor([[3, 30, 5, 21, 9, 3]])
     for conv, sees in ((True, True), (False, False)):
         model = build("taylor_4", vocab_size=40, hidden_size=16, conv=conv, seed=5).double()
@@ -201,6 +213,7 @@ def test_without_the_convolution_the_second_layer_cannot_see_which_value_follows
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("f", [0, -4, 65, 2.5])
 def test_bad_feature_dims(f):
@@ -213,7 +226,9 @@ def test_bad_window_of_the_method():
         Based(window=-3)
 
 
-@pytest.mark.parametrize("spec", ["taylor", "taylor_0", "taylor_-2", "taylor_x", "window_", "lstm_3", "", "taylor_5000"])
+@pytest.mark.parametrize(
+    "spec", ["taylor", "taylor_0", "taylor_-2", "taylor_x", "window_", "lstm_3", "", "taylor_5000"]
+)
 def test_bad_mixers(spec):
     with pytest.raises(ValueError, match="mixer|needs"):
         build_mixer(spec, 64)

@@ -22,7 +22,12 @@ def test_recall_front_shows_every_configuration(num_pairs):
     rows = figures_based.recorded("based_mqar")
     fig = figures_based.recall_front(rows, num_pairs=num_pairs)
     at = rows[(rows.num_pairs == num_pairs) & (rows.tokens == 256)]
-    drawn = [(x, round(y / 100, 4)) for trace in fig.data if trace.mode == "markers" for x, y in zip(trace.x, trace.y, strict=True)]
+    drawn = [
+        (x, round(y / 100, 4))
+        for trace in fig.data
+        if trace.mode == "markers"
+        for x, y in zip(trace.x, trace.y, strict=True)
+    ]
     assert sorted(drawn) == sorted(zip(at.state_bytes, at.recall, strict=True)) and len(at) == len(AVAILABLE)
     assert "bytes" in figure_summary(fig) and len(figure_table(fig)) == len(at)
 
@@ -87,7 +92,9 @@ def test_weights_of_another_configuration_do_not_reach_the_card():
     assert share < 0.1
 
 
-@pytest.mark.parametrize("name", [n for n in ("attention", "taylor_8", "taylor_8+window_16", "gated_74") if n in TRAINED])
+@pytest.mark.parametrize(
+    "name", [n for n in ("attention", "taylor_8", "taylor_8+window_16", "gated_74") if n in TRAINED]
+)
 def test_token_by_token_recall_equals_parallel_recall(name):
     model, _ = load_based(name)
     stepped, num_bytes = recall(model, 16, num_examples=4)
@@ -101,7 +108,9 @@ def test_a_window_answers_what_it_reaches_and_nothing_else():
     right = model(tokens).argmax(-1) == labels
     hits = {True: [], False: []}
     for b, t in (labels != IGNORE).nonzero().tolist():
-        distance = t - (tokens[b, 0:32:2] == tokens[b, t]).int().argmax().item() * 2 - 1     # to the value, one token after the key
+        distance = (
+            t - (tokens[b, 0:32:2] == tokens[b, t]).int().argmax().item() * 2 - 1
+        )  # to the value, one token after the key
         hits[distance < 32].append(right[b, t].item())
     assert card["weights_of"] in ("attention", "window_32")
     assert np.mean(hits[True]) > 0.95 and np.mean(hits[False]) < 0.1 and min(map(len, hits.values())) > 10
@@ -113,7 +122,9 @@ def test_missing_weights_name_the_recipe():
 
 
 def test_speed_is_measured_over_the_real_state():
-    rows = pd.DataFrame(speed_rows(("attention", "taylor_4"), (64, 1024), (2,), steps=4, repeats=2, hidden_size=32, num_heads=2))
+    rows = pd.DataFrame(
+        speed_rows(("attention", "taylor_4"), (64, 1024), (2,), steps=4, repeats=2, hidden_size=32, num_heads=2)
+    )
     size = rows.pivot(index="tokens", columns="configuration", values="state_bytes")
     conv = 4 * 3 * 32
     assert (size["taylor_4"] == conv + 4 * 2 * 21 * 17).all()

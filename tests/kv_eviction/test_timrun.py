@@ -84,7 +84,7 @@ def test_after_any_prune_the_memory_is_a_fresh_prefill_of_what_is_left(seed, cou
 def test_the_peak_is_the_one_of_the_training_snapshots():
     """Training and inference agree on what the memory holds."""
     for threshold in (0, 1, 2):
-        document = problem(4, 40)
+        document = problem(4, 20)
         run = Scripted(LM, document.look, threshold).drive(document)
         expected = max(len(s.tokens) for s in tt.snapshots(tt.solve(document), threshold, 10_000))
         # The brace that closes a task is fed after its list has gone, so the longest snapshot counts up to one token more.

@@ -20,13 +20,26 @@ def stored(tmp_path):
 def test_round_trip(stored):
     folder, state = stored
     loaded, card = load_weights("tiny_net", folder)
-    assert loaded["w"].dtype == torch.float32 and torch.equal(loaded["w"], state["w"]) and torch.equal(loaded["ids"], state["ids"])
-    assert card["seed"] == 0 and card["num_parameters"] == 6 and card["num_bytes"] == (folder / "tiny_net.safetensors").stat().st_size
-    assert list_weights(folder=folder) == ["tiny_net"] and load_weights("tiny_net", folder, torch.float64)[0]["w"].dtype == torch.float64
+    assert (
+        loaded["w"].dtype == torch.float32
+        and torch.equal(loaded["w"], state["w"])
+        and torch.equal(loaded["ids"], state["ids"])
+    )
+    assert (
+        card["seed"] == 0
+        and card["num_parameters"] == 6
+        and card["num_bytes"] == (folder / "tiny_net.safetensors").stat().st_size
+    )
+    assert (
+        list_weights(folder=folder) == ["tiny_net"]
+        and load_weights("tiny_net", folder, torch.float64)[0]["w"].dtype == torch.float64
+    )
     assert sorted(p.name for p in folder.iterdir()) == ["tiny_net.json", "tiny_net.safetensors"]
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-3], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""], ids=["cut", "bit", "empty"])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-3], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""], ids=["cut", "bit", "empty"]
+)
 def test_a_damaged_file_is_refused(stored, damage):
     folder, _ = stored
     path = folder / "tiny_net.safetensors"
@@ -61,4 +74,7 @@ def test_values_that_fp16_cannot_hold(tmp_path):
 @pytest.mark.parametrize("name", list_weights())
 def test_every_committed_card_matches_its_weights(name):
     state, card = load_weights(name)
-    assert card["num_parameters"] == sum(t.numel() for t in state.values()) and {"recipe", "seed", "data_hash", "metrics"} <= card.keys()
+    assert (
+        card["num_parameters"] == sum(t.numel() for t in state.values())
+        and {"recipe", "seed", "data_hash", "metrics"} <= card.keys()
+    )
