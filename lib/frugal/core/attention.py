@@ -13,13 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from frugal.core.linear import share_threads
-
-try:
-    import numba
-    from numba import njit, prange
-except ImportError:
-    numba = None
+from frugal.core.compiled import compiled, numba, prange, share_threads
 
 CHUNK = 256          # slots one task of the kernel reads: small enough to share out, large enough to stream
 
@@ -102,45 +96,45 @@ def _decode_kernel(q: Tensor, keys: Tensor, values: Tensor, held: np.ndarray, nu
     return parts[0] if len(parts) == 1 else parts.sum(0), probs
 
 
-if numba is not None:
-    @njit(parallel=True, fastmath={"contract", "reassoc", "nsz"}, cache=True)
-    def _scores(q, keys, held, chunk, out):
-        """out[b, h, s] = q[b, h] . keys[b, h // G, s]; -inf beyond held[b] (so no fastmath flag that forbids it)."""
-        batch, num_kv_heads, _, head_dim = keys.shape
-        group, num_slots = q.shape[1] // num_kv_heads, out.shape[2]
-        num_chunks = (num_slots + chunk - 1) // chunk
-        for task in prange(batch * num_kv_heads * num_chunks):
-            b, k = task // (num_kv_heads * num_chunks), task // num_chunks % num_kv_heads
-            first = task % num_chunks * chunk
-            last, end = min(first + chunk, num_slots, held[b]), min(first + chunk, num_slots)
-            rows = keys[b, k]
+@compiled(fastmath={"contract", "reassoc", "nsz"})
+def _scores(q, keys, held, chunk, out):
+    """out[b, h, s] = q[b, h] . keys[b, h // G, s]; -inf beyond held[b] (so no fastmath flag that forbids it)."""
+    batch, num_kv_heads, _, head_dim = keys.shape
+    group, num_slots = q.shape[1] // num_kv_heads, out.shape[2]
+    num_chunks = (num_slots + chunk - 1) // chunk
+    for task in prange(batch * num_kv_heads * num_chunks):
+        b, k = task // (num_kv_heads * num_chunks), task // num_chunks % num_kv_heads
+        first = task % num_chunks * chunk
+        last, end = min(first + chunk, num_slots, held[b]), min(first + chunk, num_slots)
+        rows = keys[b, k]
+        for g in range(group):
+            row = out[b, k * group + g]
+            for s in range(max(first, last), end):
+                row[s] = -np.inf
+        for s in range(first, last):
+            key = rows[s]
             for g in range(group):
-                row = out[b, k * group + g]
-                for s in range(max(first, last), end):
-                    row[s] = -np.inf
-            for s in range(first, last):
-                key = rows[s]
-                for g in range(group):
-                    query = q[b, k * group + g]
-                    a = np.float32(0)
-                    for d in range(head_dim):
-                        a += query[d] * key[d]
-                    out[b, k * group + g, s] = a
+                query = q[b, k * group + g]
+                a = np.float32(0)
+                for d in range(head_dim):
+                    a += query[d] * key[d]
+                out[b, k * group + g, s] = a
 
-    @njit(parallel=True, fastmath=True, cache=True)
-    def _mix(probs, values, held, chunk, parts):
-        """parts[c, b, h] = sum of probs * values over the slots of chunk c."""
-        batch, num_kv_heads, _, head_dim = values.shape
-        group, num_slots, num_chunks = probs.shape[1] // num_kv_heads, probs.shape[2], parts.shape[0]
-        for task in prange(batch * num_kv_heads * num_chunks):
-            b, k, c = task // (num_kv_heads * num_chunks), task // num_chunks % num_kv_heads, task % num_chunks
-            rows = values[b, k]
-            sums = parts[c, b, k * group:(k + 1) * group]
-            sums[:] = 0
-            for s in range(c * chunk, min(c * chunk + chunk, num_slots, held[b])):
-                value = rows[s]
-                for g in range(group):
-                    p = probs[b, k * group + g, s]
-                    total = sums[g]
-                    for d in range(head_dim):
-                        total[d] += p * value[d]
+
+@compiled()
+def _mix(probs, values, held, chunk, parts):
+    """parts[c, b, h] = sum of probs * values over the slots of chunk c."""
+    batch, num_kv_heads, _, head_dim = values.shape
+    group, num_slots, num_chunks = probs.shape[1] // num_kv_heads, probs.shape[2], parts.shape[0]
+    for task in prange(batch * num_kv_heads * num_chunks):
+        b, k, c = task // (num_kv_heads * num_chunks), task // num_chunks % num_kv_heads, task % num_chunks
+        rows = values[b, k]
+        sums = parts[c, b, k * group:(k + 1) * group]
+        sums[:] = 0
+        for s in range(c * chunk, min(c * chunk + chunk, num_slots, held[b])):
+            value = rows[s]
+            for g in range(group):
+                p = probs[b, k * group + g, s]
+                total = sums[g]
+                for d in range(head_dim):
+                    total[d] += p * value[d]

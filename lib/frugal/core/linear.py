@@ -21,11 +21,7 @@ from jaxtyping import Float
 from platformdirs import user_cache_dir
 from torch import Tensor
 
-try:
-    import numba
-    from numba import njit, prange
-except ImportError:                       # numba has no build for every platform; PyTorch alone is correct too
-    numba = None
+from frugal.core.compiled import compiled, numba, prange, share_threads
 
 MAX_ROWS = 32                             # beyond this the product is bound by arithmetic, where PyTorch wins
 ROWS_TIMED = (1, 2, 4, 8, 16, 24, 32)
@@ -60,113 +56,107 @@ def _kernel_linear(x: Tensor, weight: Tensor, rows: int) -> Tensor:
     return out[:rows].view(*x.shape[:-1], weight.shape[0])
 
 
-def share_threads() -> int:
-    """Gives the numba kernels as many threads as PyTorch has, and says how many that is."""
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    if numba.get_num_threads() != threads:
-        numba.set_num_threads(threads)
-    return threads
+# Each thread reads its share of the weight as four streams far apart: four hardware prefetchers run ahead of it,
+# which is worth up to twice the bandwidth of one stream. Sums stay in registers. Rows left over are few.
+
+@compiled(parallel=False)
+def _left_over(w, x, out, first):
+    """The rows of the weight that do not fill four streams a thread."""
+    for o in range(first, w.shape[0]):
+        for r in range(x.shape[0]):
+            a = np.float32(0)
+            for i in range(w.shape[1]):
+                a += w[o, i] * x[r, i]
+            out[r, o] = a
 
 
-if numba is not None:
-    # Each thread reads its share of the weight as four streams far apart: four hardware prefetchers run ahead of it,
-    # which is worth up to twice the bandwidth of one stream. Sums stay in registers. Rows left over are few.
+@compiled()
+def _one_row(w, x, out, threads):
+    n = w.shape[1]
+    q = w.shape[0] // (4 * threads)
+    x0 = x[0]
+    for t in prange(threads):
+        base = 4 * t * q
+        for j in range(base, base + q):
+            w0, w1, w2, w3 = w[j], w[j + q], w[j + 2 * q], w[j + 3 * q]
+            a = b = c = d = np.float32(0)
+            for i in range(n):
+                u = x0[i]
+                a += w0[i] * u
+                b += w1[i] * u
+                c += w2[i] * u
+                d += w3[i] * u
+            out[0, j], out[0, j + q], out[0, j + 2 * q], out[0, j + 3 * q] = a, b, c, d
+    _left_over(w, x, out, 4 * threads * q)
 
-    @njit(parallel=True, fastmath=True, cache=True)
-    def _one_row(w, x, out, threads):
-        n = w.shape[1]
-        q = w.shape[0] // (4 * threads)
-        x0 = x[0]
-        for t in prange(threads):
-            base = 4 * t * q
-            for j in range(base, base + q):
-                w0, w1, w2, w3 = w[j], w[j + q], w[j + 2 * q], w[j + 3 * q]
-                a = b = c = d = np.float32(0)
+
+@compiled()
+def _two_rows(w, x, out, threads):
+    n = w.shape[1]
+    q = w.shape[0] // (4 * threads)
+    x0, x1 = x[0], x[1]
+    for t in prange(threads):
+        base = 4 * t * q
+        for j in range(base, base + q):
+            w0, w1, w2, w3 = w[j], w[j + q], w[j + 2 * q], w[j + 3 * q]
+            a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = np.float32(0)
+            for i in range(n):
+                u, v = x0[i], x1[i]
+                a0 += w0[i] * u
+                a1 += w0[i] * v
+                b0 += w1[i] * u
+                b1 += w1[i] * v
+                c0 += w2[i] * u
+                c1 += w2[i] * v
+                d0 += w3[i] * u
+                d1 += w3[i] * v
+            out[0, j], out[0, j + q], out[0, j + 2 * q], out[0, j + 3 * q] = a0, b0, c0, d0
+            out[1, j], out[1, j + q], out[1, j + 2 * q], out[1, j + 3 * q] = a1, b1, c1, d1
+    _left_over(w, x, out, 4 * threads * q)
+
+
+@compiled()
+def _tiles_of_four(w, x, out, threads):
+    rows, n = x.shape
+    q = w.shape[0] // (4 * threads)
+    for t in prange(threads):
+        base = 4 * t * q
+        for j in range(base, base + q):
+            w0, w1, w2, w3 = w[j], w[j + q], w[j + 2 * q], w[j + 3 * q]
+            for r in range(0, rows, 4):                  # from the second tile on, the weights come from the cache
+                x0, x1, x2, x3 = x[r], x[r + 1], x[r + 2], x[r + 3]
+                a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
+                c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
                 for i in range(n):
-                    u = x0[i]
-                    a += w0[i] * u
-                    b += w1[i] * u
-                    c += w2[i] * u
-                    d += w3[i] * u
-                out[0, j], out[0, j + q], out[0, j + 2 * q], out[0, j + 3 * q] = a, b, c, d
-        _left_over(w, x, out, 4 * threads * q)
-
-    @njit(parallel=True, fastmath=True, cache=True)
-    def _two_rows(w, x, out, threads):
-        n = w.shape[1]
-        q = w.shape[0] // (4 * threads)
-        x0, x1 = x[0], x[1]
-        for t in prange(threads):
-            base = 4 * t * q
-            for j in range(base, base + q):
-                w0, w1, w2, w3 = w[j], w[j + q], w[j + 2 * q], w[j + 3 * q]
-                a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = np.float32(0)
-                for i in range(n):
-                    u, v = x0[i], x1[i]
-                    a0 += w0[i] * u
-                    a1 += w0[i] * v
-                    b0 += w1[i] * u
-                    b1 += w1[i] * v
-                    c0 += w2[i] * u
-                    c1 += w2[i] * v
-                    d0 += w3[i] * u
-                    d1 += w3[i] * v
-                out[0, j], out[0, j + q], out[0, j + 2 * q], out[0, j + 3 * q] = a0, b0, c0, d0
-                out[1, j], out[1, j + q], out[1, j + 2 * q], out[1, j + 3 * q] = a1, b1, c1, d1
-        _left_over(w, x, out, 4 * threads * q)
-
-    @njit(parallel=True, fastmath=True, cache=True)
-    def _tiles_of_four(w, x, out, threads):
-        rows, n = x.shape
-        q = w.shape[0] // (4 * threads)
-        for t in prange(threads):
-            base = 4 * t * q
-            for j in range(base, base + q):
-                w0, w1, w2, w3 = w[j], w[j + q], w[j + 2 * q], w[j + 3 * q]
-                for r in range(0, rows, 4):                  # from the second tile on, the weights come from the cache
-                    x0, x1, x2, x3 = x[r], x[r + 1], x[r + 2], x[r + 3]
-                    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
-                    c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
-                    for i in range(n):
-                        s0, s1, s2, s3 = x0[i], x1[i], x2[i], x3[i]
-                        v = w0[i]
-                        a0 += v * s0
-                        a1 += v * s1
-                        a2 += v * s2
-                        a3 += v * s3
-                        v = w1[i]
-                        b0 += v * s0
-                        b1 += v * s1
-                        b2 += v * s2
-                        b3 += v * s3
-                        v = w2[i]
-                        c0 += v * s0
-                        c1 += v * s1
-                        c2 += v * s2
-                        c3 += v * s3
-                        v = w3[i]
-                        d0 += v * s0
-                        d1 += v * s1
-                        d2 += v * s2
-                        d3 += v * s3
-                    out[r, j], out[r + 1, j], out[r + 2, j], out[r + 3, j] = a0, a1, a2, a3
-                    k = j + q
-                    out[r, k], out[r + 1, k], out[r + 2, k], out[r + 3, k] = b0, b1, b2, b3
-                    k = j + 2 * q
-                    out[r, k], out[r + 1, k], out[r + 2, k], out[r + 3, k] = c0, c1, c2, c3
-                    k = j + 3 * q
-                    out[r, k], out[r + 1, k], out[r + 2, k], out[r + 3, k] = d0, d1, d2, d3
-        _left_over(w, x, out, 4 * threads * q)
-
-    @njit(fastmath=True, cache=True)
-    def _left_over(w, x, out, first):
-        """The rows of the weight that do not fill four streams a thread."""
-        for o in range(first, w.shape[0]):
-            for r in range(x.shape[0]):
-                a = np.float32(0)
-                for i in range(w.shape[1]):
-                    a += w[o, i] * x[r, i]
-                out[r, o] = a
+                    s0, s1, s2, s3 = x0[i], x1[i], x2[i], x3[i]
+                    v = w0[i]
+                    a0 += v * s0
+                    a1 += v * s1
+                    a2 += v * s2
+                    a3 += v * s3
+                    v = w1[i]
+                    b0 += v * s0
+                    b1 += v * s1
+                    b2 += v * s2
+                    b3 += v * s3
+                    v = w2[i]
+                    c0 += v * s0
+                    c1 += v * s1
+                    c2 += v * s2
+                    c3 += v * s3
+                    v = w3[i]
+                    d0 += v * s0
+                    d1 += v * s1
+                    d2 += v * s2
+                    d3 += v * s3
+                out[r, j], out[r + 1, j], out[r + 2, j], out[r + 3, j] = a0, a1, a2, a3
+                k = j + q
+                out[r, k], out[r + 1, k], out[r + 2, k], out[r + 3, k] = b0, b1, b2, b3
+                k = j + 2 * q
+                out[r, k], out[r + 1, k], out[r + 2, k], out[r + 3, k] = c0, c1, c2, c3
+                k = j + 3 * q
+                out[r, k], out[r + 1, k], out[r + 2, k], out[r + 3, k] = d0, d1, d2, d3
+    _left_over(w, x, out, 4 * threads * q)
 
 
 @lru_cache

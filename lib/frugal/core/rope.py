@@ -47,7 +47,7 @@ class Rope:
         angles = torch.cat([angles, angles], dim=-1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
-    def rotate(self, x: Float[Tensor, "*b t h d"], positions: Int[Tensor, "*b t"]) -> Float[Tensor, "*b t h d"]:
+    def rotate(self, x: Float[Tensor, "*b t h d"], positions: Int[Tensor, "*#b t"]) -> Float[Tensor, "*b t h d"]:
         """Rotates `x` (..., T, heads, D) to `positions` (..., T); `-positions` undoes it."""
         cos, sin = self.tables(positions, x.dtype)
         return apply(x, cos[..., None, :], sin[..., None, :])
