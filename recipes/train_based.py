@@ -1,6 +1,6 @@
 """Train the BASED comparison on associative recall, write weights and cards, record the sweep.
 
-    python recipes/train_based.py                       # every configuration that has no weights yet, then the recorded rows
+    python recipes/train_based.py                       # all that have no weights yet, then the recorded rows
     python recipes/train_based.py taylor_16 attention   # these, from their checkpoints if a run was stopped
     python recipes/train_based.py --record              # only the rows, from the committed weights
 
@@ -24,7 +24,14 @@ from tqdm import tqdm
 from frugal.core.recording import record as write_recorded
 from frugal.data.mqar import IGNORE, MQARTask, data_hash, mqar_batch
 from frugal.kv_eviction.based_layers import available, build, weights_name
-from frugal.kv_eviction.based_recall import CONFIGURATIONS, TRAINED_TOKENS, attention_maps, evaluate, recall_rows, speed_rows
+from frugal.kv_eviction.based_recall import (
+    CONFIGURATIONS,
+    TRAINED_TOKENS,
+    attention_maps,
+    evaluate,
+    recall_rows,
+    speed_rows,
+)
 from frugal.models import save_weights, write_atomically
 
 SEED = 0
@@ -47,7 +54,9 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm)))
 
 
-def train(name: str, folder: Path, steps: int = STEPS, peak: float = LEARNING_RATE, seed: int = SEED) -> tuple[torch.nn.Module, dict]:
+def train(
+    name: str, folder: Path, steps: int = STEPS, peak: float = LEARNING_RATE, seed: int = SEED
+) -> tuple[torch.nn.Module, dict]:
     """(model, log) after `steps`; resumes from `folder` when a checkpoint is there. Batch s is drawn from (seed, s)."""
     model = build(name, seed=seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=WEIGHT_DECAY)
@@ -74,7 +83,9 @@ def train(name: str, folder: Path, steps: int = STEPS, peak: float = LEARNING_RA
     return model, log
 
 
-def checkpoint(folder: Path, name: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, log: dict) -> None:
+def checkpoint(
+    folder: Path, name: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, log: dict
+) -> None:
     """Weights and AdamW moments as one safetensors file, with the step and the log in its header."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{key}": t for key, t in model.state_dict().items()}
@@ -90,7 +101,7 @@ def restore(folder: Path, name: str, model: torch.nn.Module, optimizer: torch.op
     if not path.is_file():
         return 0, {"loss": [], "cpu_s": 0.0}
     blob = path.read_bytes()
-    header = json.loads(blob[8:8 + int.from_bytes(blob[:8], "little")])
+    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
     saved = json.loads(header["__metadata__"]["log"])
     tensors = load_safetensors(blob)
     model.load_state_dict({key.removeprefix("model."): t for key, t in tensors.items() if key.startswith("model.")})
@@ -108,11 +119,24 @@ def make(name: str, folder: Path, steps: int, peak: float) -> None:
     model, log = train(name, folder, steps, peak)
     model.load_state_dict({key: t.half().float() for key, t in model.state_dict().items()})
     card = {
-        "recipe": f"python recipes/train_based.py {name}", "configuration": name, "paper": "arXiv 2402.18668",
-        "vocab_size": 256, "hidden_size": 64, "num_heads": 1, "seed": SEED, "steps": steps, "batch_sizes": [batch_size(t) for t in TRAIN_TASKS],
-        "learning_rate": peak, "weight_decay": WEIGHT_DECAY, "optimizer": "AdamW, 5 % warm-up, cosine to 0, gradient norm 1",
-        "train_tasks": [[t.length, t.num_pairs] for t in TRAIN_TASKS], "data_hash": data_hash(TRAIN_TASKS, SEED),
-        "cpu_s": log["cpu_s"], "final_loss": log["loss"][-1][1], "loss": log["loss"][::10], "metrics": evaluate(model.eval()),
+        "recipe": f"python recipes/train_based.py {name}",
+        "configuration": name,
+        "paper": "arXiv 2402.18668",
+        "vocab_size": 256,
+        "hidden_size": 64,
+        "num_heads": 1,
+        "seed": SEED,
+        "steps": steps,
+        "batch_sizes": [batch_size(t) for t in TRAIN_TASKS],
+        "learning_rate": peak,
+        "weight_decay": WEIGHT_DECAY,
+        "optimizer": "AdamW, 5 % warm-up, cosine to 0, gradient norm 1",
+        "train_tasks": [[t.length, t.num_pairs] for t in TRAIN_TASKS],
+        "data_hash": data_hash(TRAIN_TASKS, SEED),
+        "cpu_s": log["cpu_s"],
+        "final_loss": log["loss"][-1][1],
+        "loss": log["loss"][::10],
+        "metrics": evaluate(model.eval()),
     }
     save_weights(weights_name(name), model.state_dict(), card)
     tqdm.write(f"{name}: {log['cpu_s']:.0f} s, recall {card['metrics']['recall']}")
@@ -121,7 +145,11 @@ def make(name: str, folder: Path, steps: int, peak: float) -> None:
 def record() -> None:
     """Recall, speed and attention maps of the committed weights, as the JSON that figures are drawn from."""
     RECORDED.mkdir(exist_ok=True)
-    for name, rows in {"based_mqar": recall_rows(), "based_speed": speed_rows(), "based_maps": attention_maps()}.items():
+    for name, rows in {
+        "based_mqar": recall_rows(),
+        "based_speed": speed_rows(),
+        "based_maps": attention_maps(),
+    }.items():
         path = RECORDED / f"{name}.json"
         write_recorded(pd.DataFrame(rows), path)
         tqdm.write(f"wrote {len(rows)} rows to {path}")

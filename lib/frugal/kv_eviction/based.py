@@ -5,8 +5,8 @@ S = sum phi(k) v^T and z = sum phi(k); the feature map decides how much such a s
 
 Source: arXiv 2402.18668 (Simple linear attention language models balance the recall-throughput tradeoff),
 sections 4 and 5, and the repository HazyResearch/based.
-Differs: plain PyTorch instead of CUDA kernels; heads may share nothing (no grouped queries); the miniature stack
-(`frugal.models.based_lm`) is convolution, then Taylor attention, then optionally a window.
+Differs: plain PyTorch instead of CUDA kernels; no grouped queries; the miniature stack (`frugal.models.based_lm`) is
+one convolution, then Taylor attention, then optionally a window. Window and convolution are in `based_local.py`.
 Shapes: B batch, T tokens, H heads, F feature dim f, P = number of features, D value dim.
 """
 
@@ -20,16 +20,38 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frugal.core.papers import Paper, paper
+from frugal.kv_eviction.based_local import (
+    short_conv,
+    short_conv_step,
+    sliding_window_attention,
+    window_step,
+)
 
-__all__ = ["Based", "EPSILON", "FEATURE_MAPS", "chunked", "elu_features", "parallel", "recurrent", "recurrent_step", "relu_features",
-           "short_conv", "short_conv_step", "sliding_window_attention", "state_floats", "taylor_features", "window_step"]
+__all__ = [
+    "Based",
+    "EPSILON",
+    "FEATURE_MAPS",
+    "chunked",
+    "elu_features",
+    "parallel",
+    "recurrent",
+    "recurrent_step",
+    "relu_features",
+    "short_conv",
+    "short_conv_step",
+    "sliding_window_attention",
+    "state_floats",
+    "taylor_features",
+    "window_step",
+]
 
-EPSILON = 1e-12        # guards the division; phi(q).phi(k) >= 1/2, so the Taylor map itself never needs it
+EPSILON = 1e-12  # guards the division; phi(q).phi(k) >= 1/2, so the Taylor map itself never needs it
 
 FeatureMap = Callable[[Tensor], Tensor]
 
 
 # --- feature maps -------------------------------------------------------------------------------------------------
+
 
 def taylor_features(x: Float[Tensor, "*rows f"]) -> Float[Tensor, "*rows features"]:
     """[1, x / f^(1/4), vec(x x^T) / sqrt(2 f)]: 1 + f + f^2 features.
@@ -39,7 +61,7 @@ def taylor_features(x: Float[Tensor, "*rows f"]) -> Float[Tensor, "*rows feature
     """
     f = x.shape[-1]
     square = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2) / (2 * f) ** 0.5
-    return torch.cat([torch.ones_like(x[..., :1]), x / f ** 0.25, square], dim=-1)
+    return torch.cat([torch.ones_like(x[..., :1]), x / f**0.25, square], dim=-1)
 
 
 def elu_features(x: Float[Tensor, "*rows f"]) -> Float[Tensor, "*rows f"]:
@@ -57,17 +79,24 @@ FEATURE_MAPS: dict[str, FeatureMap] = {"taylor": taylor_features, "elu": elu_fea
 
 # --- linear attention in three forms that agree -------------------------------------------------------------------
 
-def parallel(q: Float[Tensor, "batch heads tokens f"], k: Float[Tensor, "batch heads tokens f"],
-             v: Float[Tensor, "batch heads tokens d"], features: str = "taylor") -> Float[Tensor, "batch heads tokens d"]:
+
+def parallel(
+    q: Float[Tensor, "batch heads tokens f"],
+    k: Float[Tensor, "batch heads tokens f"],
+    v: Float[Tensor, "batch heads tokens d"],
+    features: str = "taylor",
+) -> Float[Tensor, "batch heads tokens d"]:
     """y_i = sum_{j<=i} phi(q_i).phi(k_j) v_j / (sum_{j<=i} phi(q_i).phi(k_j) + eps), all tokens at once, T^2 work.
 
     The Taylor weights are computed as 1 + z + z^2/2, without ever forming the features.
     """
-    weights = similarity(q, k, features).tril()                       # (B, H, T, T)
+    weights = similarity(q, k, features).tril()  # (B, H, T, T)
     return weights @ v / (weights.sum(-1, keepdim=True) + EPSILON)
 
 
-def similarity(q: Float[Tensor, "*rows t f"], k: Float[Tensor, "*rows s f"], features: str = "taylor") -> Float[Tensor, "*rows t s"]:
+def similarity(
+    q: Float[Tensor, "*rows t f"], k: Float[Tensor, "*rows s f"], features: str = "taylor"
+) -> Float[Tensor, "*rows t s"]:
     """phi(q).phi(k) for every pair of rows. Raises ValueError on an unknown feature map."""
     if features not in FEATURE_MAPS:
         raise ValueError(f"features must be one of {sorted(FEATURE_MAPS)}, not {features!r}")
@@ -82,9 +111,14 @@ def empty_state(batch: int, heads: int, num_features: int, dim: int, like: Tenso
     return like.new_zeros(batch, heads, num_features, dim), like.new_zeros(batch, heads, num_features)
 
 
-def recurrent_step(S: Float[Tensor, "batch heads features d"], z: Float[Tensor, "batch heads features"],
-                   q: Float[Tensor, "batch heads f"], k: Float[Tensor, "batch heads f"], v: Float[Tensor, "batch heads d"],
-                   phi: FeatureMap = taylor_features) -> tuple[Tensor, Tensor, Tensor]:
+def recurrent_step(
+    S: Float[Tensor, "batch heads features d"],
+    z: Float[Tensor, "batch heads features"],
+    q: Float[Tensor, "batch heads f"],
+    k: Float[Tensor, "batch heads f"],
+    v: Float[Tensor, "batch heads d"],
+    phi: FeatureMap = taylor_features,
+) -> tuple[Tensor, Tensor, Tensor]:
     """One token: S += phi(k) v^T, z += phi(k), y = phi(q) S / (phi(q).z + eps). Returns (S, z, y); y is (B, H, D).
 
     S and z are updated in place, so decoding allocates nothing that grows with the text.
@@ -96,8 +130,12 @@ def recurrent_step(S: Float[Tensor, "batch heads features d"], z: Float[Tensor, 
     return S, z, y
 
 
-def recurrent(q: Float[Tensor, "batch heads tokens f"], k: Float[Tensor, "batch heads tokens f"],
-              v: Float[Tensor, "batch heads tokens d"], features: str = "taylor") -> Float[Tensor, "batch heads tokens d"]:
+def recurrent(
+    q: Float[Tensor, "batch heads tokens f"],
+    k: Float[Tensor, "batch heads tokens f"],
+    v: Float[Tensor, "batch heads tokens d"],
+    features: str = "taylor",
+) -> Float[Tensor, "batch heads tokens d"]:
     """The same outputs as `parallel`, one token after the other through a state of fixed size."""
     phi = FEATURE_MAPS[features]
     S, z = empty_state(*q.shape[:2], phi(q[:1, :1, :1]).shape[-1], v.shape[-1], like=v)
@@ -107,8 +145,13 @@ def recurrent(q: Float[Tensor, "batch heads tokens f"], k: Float[Tensor, "batch 
     return out
 
 
-def chunked(q: Float[Tensor, "batch heads tokens f"], k: Float[Tensor, "batch heads tokens f"], v: Float[Tensor, "batch heads tokens d"],
-            features: str = "taylor", chunk: int = 64) -> Float[Tensor, "batch heads tokens d"]:
+def chunked(
+    q: Float[Tensor, "batch heads tokens f"],
+    k: Float[Tensor, "batch heads tokens f"],
+    v: Float[Tensor, "batch heads tokens d"],
+    features: str = "taylor",
+    chunk: int = 64,
+) -> Float[Tensor, "batch heads tokens d"]:
     """The same outputs again: parallel inside a chunk, the state between chunks. T * chunk work instead of T^2.
 
     Raises ValueError when chunk is below 1.
@@ -116,7 +159,9 @@ def chunked(q: Float[Tensor, "batch heads tokens f"], k: Float[Tensor, "batch he
     return chunked_with_state(q, k, v, features, chunk)[0]
 
 
-def chunked_with_state(q: Tensor, k: Tensor, v: Tensor, features: str = "taylor", chunk: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+def chunked_with_state(
+    q: Tensor, k: Tensor, v: Tensor, features: str = "taylor", chunk: int = 64
+) -> tuple[Tensor, Tensor, Tensor]:
     """(outputs, S, z): how a prompt is read before decoding starts."""
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 token, not {chunk}")
@@ -124,7 +169,7 @@ def chunked_with_state(q: Tensor, k: Tensor, v: Tensor, features: str = "taylor"
     S, z = empty_state(*q.shape[:2], phi(q[:1, :1, :1]).shape[-1], v.shape[-1], like=v)
     outputs = []
     for start in range(0, q.shape[2], chunk):
-        qc, kc, vc = (x[:, :, start:start + chunk] for x in (q, k, v))
+        qc, kc, vc = (x[:, :, start : start + chunk] for x in (q, k, v))
         inside = similarity(qc, kc, features).tril()
         fq, fk = phi(qc), phi(kc)
         top = fq @ S + inside @ vc
@@ -134,73 +179,19 @@ def chunked_with_state(q: Tensor, k: Tensor, v: Tensor, features: str = "taylor"
     return torch.cat(outputs, dim=2), S, z
 
 
-# --- exact attention over a window --------------------------------------------------------------------------------
-
-def sliding_window_attention(q: Float[Tensor, "batch heads tokens f"], k: Float[Tensor, "batch heads tokens f"],
-                             v: Float[Tensor, "batch heads tokens d"], window: int) -> Float[Tensor, "batch heads tokens d"]:
-    """Softmax attention of each token over itself and the window - 1 tokens before it.
-
-    Computed in blocks of `window` queries against 2 * window keys, so work and memory grow with T * window:
-    keys outside the window are not multiplied and then hidden. Raises ValueError when window is below 1.
-    """
-    if window < 1:
-        raise ValueError(f"window must be at least 1 token, not {window}")
-    T = q.shape[2]
-    if window >= T:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    blocks = -(-T // window)
-    q, k, v = (F.pad(x, (0, 0, 0, blocks * window - T)).unflatten(2, (blocks, window)) for x in (q, k, v))   # (B, H, N, w, .)
-    k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], dim=3) for x in (k, v))                  # (B, H, N, 2w, .)
-    age = torch.arange(window).unsqueeze(-1) + window - torch.arange(2 * window)                             # query minus key, tokens
-    seen = ((age >= 0) & (age < window)).repeat(blocks, 1, 1)
-    seen[0, :, :window] = False                                                                              # nothing before token 0
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.to(q.device))
-    return out.flatten(2, 3)[:, :, :T]
-
-
-def window_step(keys: Float[Tensor, "batch heads window f"], values: Float[Tensor, "batch heads window d"], num_seen: int,
-                q: Float[Tensor, "batch heads f"], k: Float[Tensor, "batch heads f"], v: Float[Tensor, "batch heads d"]
-                ) -> Float[Tensor, "batch heads d"]:
-    """One token over a ring buffer of `window` slots, overwritten in place (the oldest slot goes). Returns (B, H, D).
-
-    num_seen: tokens gone through before this one. Softmax does not care about the order of the slots.
-    """
-    window = keys.shape[2]
-    keys[:, :, num_seen % window], values[:, :, num_seen % window] = k, v
-    held = min(num_seen + 1, window)
-    return F.scaled_dot_product_attention(q.unsqueeze(2), keys[:, :, :held], values[:, :, :held]).squeeze(2)
-
-
-# --- gated short convolution --------------------------------------------------------------------------------------
-
-def short_conv(x: Float[Tensor, "batch tokens d"], w_in: Float[Tensor, "two_d d"], kernel: Float[Tensor, "d width"],
-               w_out: Float[Tensor, "d d"]) -> Float[Tensor, "batch tokens d"]:
-    """BaseConv: [u1, u2] = W_in x; W_out (SiLU(causal depthwise conv(u1)) * u2). Source: the release's `BaseConv`."""
-    u1, u2 = (x @ w_in.mT).chunk(2, dim=-1)
-    padded = F.pad(u1, (0, 0, kernel.shape[1] - 1, 0))
-    mixed = F.conv1d(padded.mT, kernel.unsqueeze(1), groups=kernel.shape[0]).mT
-    return (F.silu(mixed) * u2) @ w_out.mT
-
-
-def short_conv_step(past: Float[Tensor, "batch width d"], x: Float[Tensor, "batch d"], w_in: Float[Tensor, "two_d d"],
-                    kernel: Float[Tensor, "d width"], w_out: Float[Tensor, "d d"]) -> Float[Tensor, "batch d"]:
-    """One token; `past` holds the last `width` values of u1, oldest first, and is moved on in place."""
-    u1, u2 = (x @ w_in.mT).chunk(2, dim=-1)
-    past.copy_(torch.cat([past[:, 1:], u1.unsqueeze(1)], dim=1))
-    mixed = (past * kernel.mT).sum(1)
-    return (F.silu(mixed) * u2) @ w_out.mT
-
-
 # --- sizes --------------------------------------------------------------------------------------------------------
 
-def state_floats(kind: str, *, hidden_size: int, num_heads: int = 1, feature_dim: int = 16, window: int = 64, tokens: int = 0) -> int:
+
+def state_floats(
+    kind: str, *, hidden_size: int, num_heads: int = 1, feature_dim: int = 16, window: int = 64, tokens: int = 0
+) -> int:
     """Numbers held per layer and sequence, by the formulas of the notes: what the real tensors must add up to.
 
     kind: "taylor" H (1+f+f^2)(d_v+1); "linear" H f (d_v+1); "window" 2 w d; "attention" 2 T d. Raises ValueError.
     """
     head_dim = hidden_size // num_heads
     sizes = {
-        "taylor": num_heads * (1 + feature_dim + feature_dim ** 2) * (head_dim + 1),
+        "taylor": num_heads * (1 + feature_dim + feature_dim**2) * (head_dim + 1),
         "linear": num_heads * feature_dim * (head_dim + 1),
         "window": 2 * window * hidden_size,
         "attention": 2 * tokens * hidden_size,
@@ -214,7 +205,8 @@ def state_floats(kind: str, *, hidden_size: int, num_heads: int = 1, feature_dim
 class Based:
     """Constant-state attention: Taylor linear attention beside a sliding window, in a stack of short convolutions.
 
-    feature_dim: f, which sets the state to (1+f+f^2)(d_v+1) numbers a head. window: tokens of exact attention, 0 for none.
+    feature_dim: f, which sets the state to (1+f+f^2)(d_v+1) numbers a head.
+    window: tokens of exact attention, 0 for none.
     """
 
     name: ClassVar[str] = "based"
@@ -226,7 +218,9 @@ class Based:
 
     def __post_init__(self):
         if not isinstance(self.feature_dim, int) or not 1 <= self.feature_dim <= 64:
-            raise ValueError(f"feature_dim must be a whole number of 1..64 (the state grows with its square), not {self.feature_dim}")
+            raise ValueError(
+                f"feature_dim must be a whole number of 1..64 (the state grows with its square), not {self.feature_dim}"
+            )
         if not isinstance(self.window, int) or self.window < 0:
             raise ValueError(f"window must be 0 (none) or a number of tokens, not {self.window}")
 

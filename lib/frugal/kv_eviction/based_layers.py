@@ -1,7 +1,7 @@
 """The token mixers of the BASED comparison, each with a parallel form, a real state, and a one-token step.
 
-Source: arXiv 2402.18668, section 5 (short convolution, Taylor attention, sliding window); `GatedRecurrence` is the scalar-decay
-form of arXiv 2405.21060 (Mamba-2, section 2), a small stand-in for Mamba.
+Source: arXiv 2402.18668, section 5 (short convolution, Taylor attention, sliding window);
+`GatedRecurrence` is the scalar-decay form of arXiv 2405.21060 (Mamba-2, section 2), a small stand-in for Mamba.
 Differs: no rotary positions in window and full attention (the recall task needs none; the convolution marks the order).
 """
 
@@ -14,9 +14,20 @@ from frugal.kv_eviction import based
 from frugal.models import list_weights, load_weights
 from frugal.models.based_lm import BasedLM, State
 
-__all__ = ["Attention", "GatedRecurrence", "LinearAttention", "ShortConv", "Window", "available", "build", "build_mixer", "load_based", "weights_name"]
+__all__ = [
+    "Attention",
+    "GatedRecurrence",
+    "LinearAttention",
+    "ShortConv",
+    "Window",
+    "available",
+    "build",
+    "build_mixer",
+    "load_based",
+    "weights_name",
+]
 
-CHUNK = 64            # tokens that the gated recurrence handles at once
+CHUNK = 64  # tokens that the gated recurrence handles at once
 
 
 class ShortConv(nn.Module):
@@ -25,7 +36,7 @@ class ShortConv(nn.Module):
     def __init__(self, hidden_size: int, width: int = 3):
         super().__init__()
         self.w_in = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
-        self.kernel = nn.Parameter(torch.empty(hidden_size, width).uniform_(-1, 1) / width ** 0.5)
+        self.kernel = nn.Parameter(torch.empty(hidden_size, width).uniform_(-1, 1) / width**0.5)
         self.w_out = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +81,7 @@ class LinearAttention(_Projected):
     def __init__(self, hidden_size: int, num_heads: int = 1, feature_dim: int = 16, features: str = "taylor"):
         super().__init__(hidden_size, num_heads, feature_dim)
         self.features = features
-        self.num_features = 1 + feature_dim + feature_dim ** 2 if features == "taylor" else feature_dim
+        self.num_features = 1 + feature_dim + feature_dim**2 if features == "taylor" else feature_dim
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(based.parallel(*self.qkv(x), self.features))
@@ -105,7 +116,10 @@ class Window(_Projected):
     def prefill(self, x: Tensor) -> tuple[Tensor, State]:
         (_, k, v), state, tokens = self.qkv(x), self.new_state(x.shape[0]), x.shape[1]
         slots = torch.arange(max(0, tokens - self.window), tokens)
-        state["keys"][:, :, slots % self.window], state["values"][:, :, slots % self.window] = k[:, :, slots], v[:, :, slots]
+        state["keys"][:, :, slots % self.window], state["values"][:, :, slots % self.window] = (
+            k[:, :, slots],
+            v[:, :, slots],
+        )
         return self(x), state | {"num_seen": tokens}
 
     def step(self, x: Tensor, state: State) -> Tensor:
@@ -129,7 +143,9 @@ class Attention(_Projected):
 
     def prefill(self, x: Tensor) -> tuple[Tensor, State]:
         (_, k, v), tokens = self.qkv(x), x.shape[1]
-        state = self.new_state(x.shape[0], max(16, 1 << tokens.bit_length())) | {"num_seen": tokens}     # a power of two, with room
+        state = self.new_state(x.shape[0], max(16, 1 << tokens.bit_length())) | {
+            "num_seen": tokens
+        }  # a power of two, with room
         state["keys"][:, :, :tokens], state["values"][:, :, :tokens] = k, v
         return self(x), state
 
@@ -141,21 +157,24 @@ class Attention(_Projected):
                 state[name] = torch.cat([state[name], torch.zeros_like(state[name])], dim=2)
         state["keys"][:, :, slot], state["values"][:, :, slot] = k, v
         state["num_seen"] = slot + 1
-        y = F.scaled_dot_product_attention(q.unsqueeze(2), state["keys"][:, :, :slot + 1], state["values"][:, :, :slot + 1])
+        y = F.scaled_dot_product_attention(
+            q.unsqueeze(2), state["keys"][:, :, : slot + 1], state["values"][:, :, : slot + 1]
+        )
         return self.out(y.squeeze(2))
 
 
 class GatedRecurrence(nn.Module):
     """h_t = a_t h_{t-1} + (dt_t v_t) b_t^T, y_t = h_t c_t + D v_t, gated by SiLU: a decay that depends on the token.
 
-    b and c (`state_dim` numbers) are shared by the heads; each head has its own decay. State: hidden_size * state_dim numbers.
+    b and c (`state_dim` numbers) are shared by the heads; each head has its own decay.
+    State: hidden_size * state_dim numbers.
     """
 
     def __init__(self, hidden_size: int, num_heads: int = 2, state_dim: int = 16):
         super().__init__()
         self.num_heads, self.state_dim, self.head_dim = num_heads, state_dim, hidden_size // num_heads
         self.w_in = nn.Linear(hidden_size, 2 * hidden_size + 2 * state_dim + num_heads, bias=False)
-        self.dt_bias = nn.Parameter(torch.linspace(-4.0, 0.0, num_heads))       # dt from 0.02 to 0.7: slow and fast heads
+        self.dt_bias = nn.Parameter(torch.linspace(-4.0, 0.0, num_heads))  # dt from 0.02 to 0.7: slow and fast heads
         self.a_log = nn.Parameter(torch.zeros(num_heads))
         self.skip = nn.Parameter(torch.ones(num_heads))
         self.norm = nn.RMSNorm(hidden_size, eps=1e-5)
@@ -174,14 +193,14 @@ class GatedRecurrence(nn.Module):
     def prefill(self, x: Tensor) -> tuple[Tensor, State]:
         gate, v, b, c, dt, log_decay = self.parts(x)
         write, h, ys = dt.unsqueeze(-1) * v, self.new_state(x.shape[0])["h"], []
-        for start in range(0, x.shape[1], CHUNK):                                             # exact inside a chunk, h between
+        for start in range(0, x.shape[1], CHUNK):  # exact inside a chunk, h between
             part = slice(start, start + CHUNK)
-            total = log_decay[:, part].cumsum(1).mT                                           # (B, H, T)
-            fade = (total.unsqueeze(-1) - total.unsqueeze(-2)).tril().exp().tril()            # (B, H, T, T), 0 above the diagonal
+            total = log_decay[:, part].cumsum(1).mT  # (B, H, T)
+            fade = (total.unsqueeze(-1) - total.unsqueeze(-2)).tril().exp().tril()  # (B, H, T, T), 0 above the diagonal
             weights = (c[:, part] @ b[:, part].mT).unsqueeze(1) * fade
-            new = write[:, part].movedim(2, 1)                                                # (B, H, T, D)
+            new = write[:, part].movedim(2, 1)  # (B, H, T, D)
             ys.append(weights @ new + total.exp().unsqueeze(-1) * (c[:, None, part] @ h.mT))
-            left = (total[..., -1:] - total).exp().unsqueeze(-1)                              # what is left at the chunk's end
+            left = (total[..., -1:] - total).exp().unsqueeze(-1)  # what is left at the chunk's end
             h = total[..., -1, None, None].exp() * h + (left * new).mT @ b[:, None, part]
         y = torch.cat(ys, dim=2).movedim(1, 2) + self.skip.unsqueeze(-1) * v
         return self.o(self.norm(y.flatten(-2)) * gate), {"h": h}
@@ -218,7 +237,9 @@ def build_mixer(spec: str, hidden_size: int, num_heads: int = 1) -> nn.Module:
     return LinearAttention(hidden_size, num_heads, int(size), kind)
 
 
-def build(name: str, vocab_size: int = 256, hidden_size: int = 64, num_heads: int = 1, conv: bool = True, seed: int = 0) -> BasedLM:
+def build(
+    name: str, vocab_size: int = 256, hidden_size: int = 64, num_heads: int = 1, conv: bool = True, seed: int = 0
+) -> BasedLM:
     """An untrained model: a short convolution, then the mixers named in `name`, joined by "+" ("taylor_16+window_64").
 
     conv=False leaves the convolution out: the model then cannot see which value follows which key.
@@ -250,5 +271,5 @@ def available(names: list[str]) -> list[str]:
 
 
 def weights_name(name: str) -> str:
-    """"taylor_8+window_16" -> "based_taylor_8_window_16", the file name of its weights."""
+    """ "taylor_8+window_16" -> "based_taylor_8_window_16", the file name of its weights."""
     return "based_" + name.replace("+", "_")

@@ -17,7 +17,15 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-__all__ = ["WEIGHTS_FOLDER", "WeightsError", "list_weights", "load_card", "load_weights", "save_weights", "write_atomically"]
+__all__ = [
+    "WEIGHTS_FOLDER",
+    "WeightsError",
+    "list_weights",
+    "load_card",
+    "load_weights",
+    "save_weights",
+    "write_atomically",
+]
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
@@ -35,18 +43,23 @@ def load_card(name: str, folder: Path | str = WEIGHTS_FOLDER) -> dict:
     """The card of a stored network, without reading its weights. Raises WeightsError."""
     path = _path(name, folder, ".json")
     if not path.is_file():
-        raise WeightsError(f"no card for {name!r} in {folder}; stored networks: {list_weights(folder=folder) or 'none'}")
+        raise WeightsError(
+            f"no card for {name!r} in {folder}; stored networks: {list_weights(folder=folder) or 'none'}"
+        )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise WeightsError(f"the card {path} is not JSON ({error}); restore it, e.g. `git checkout -- {path.name}`") from error
+        raise WeightsError(
+            f"the card {path} is not JSON ({error}); restore it, e.g. `git checkout -- {path.name}`"
+        ) from error
     if not isinstance(card, dict) or not isinstance(card.get("sha256"), str):
         raise WeightsError(f"the card {path} names no sha256; run the network's recipe again")
     return card
 
 
-def load_weights(name: str, folder: Path | str = WEIGHTS_FOLDER, dtype: torch.dtype = torch.float32
-                 ) -> tuple[dict[str, Tensor], dict]:
+def load_weights(
+    name: str, folder: Path | str = WEIGHTS_FOLDER, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, Tensor], dict]:
     """(state, card) of a stored network; floating-point tensors come back as `dtype`, on the CPU.
 
     Raises WeightsError when the file is missing, or its sha256 is not the one on the card
@@ -55,7 +68,10 @@ def load_weights(name: str, folder: Path | str = WEIGHTS_FOLDER, dtype: torch.dt
     card = load_card(name, folder)
     path = _path(name, folder, ".safetensors")
     if not path.is_file():
-        raise WeightsError(f"the card of {name!r} is there, but {path} is missing; restore it or run {card.get('recipe', 'its recipe')}")
+        raise WeightsError(
+            f"the card of {name!r} is there, but {path} is missing; "
+            f"restore it or run {card.get('recipe', 'its recipe')}"
+        )
     blob = path.read_bytes()
     found = hashlib.sha256(blob).hexdigest()
     if found != card["sha256"]:
@@ -98,7 +114,7 @@ def write_atomically(path: Path, blob: bytes) -> None:
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)                       # mkstemp makes it private to its owner
+        os.chmod(name, 0o644)  # mkstemp makes it private to its owner
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -110,7 +126,9 @@ def _to_half(key: str, tensor: Tensor) -> Tensor:
         return tensor.detach().cpu().contiguous()
     half = tensor.detach().cpu().to(torch.float16).contiguous()
     if not half.isfinite().all():
-        raise WeightsError(f"{key!r} holds values outside fp16 (largest {tensor.abs().max().item():.3g}); did the training diverge?")
+        raise WeightsError(
+            f"{key!r} holds values outside fp16 (largest {tensor.abs().max().item():.3g}); did the training diverge?"
+        )
     return half
 
 

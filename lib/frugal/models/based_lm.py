@@ -1,7 +1,8 @@
 """A small language model made of token mixers that can each run all tokens at once, or one by one over a state.
 
 embedding -> [RMSNorm -> mixer -> +] per layer -> RMSNorm -> tied head. No positions and no MLP: the 2-layer form of
-Zoology (arXiv 2312.04927), which is enough for recall. The mixers come from a family (`frugal.kv_eviction.based_layers`).
+Zoology (arXiv 2312.04927), which is enough for recall. The mixers come from a family
+(`frugal.kv_eviction.based_layers`).
 The state of every mixer is passed in and out; the model itself remembers nothing.
 """
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 __all__ = ["BasedLM", "Mixer", "State", "decode_all", "state_bytes"]
 
-State = dict[str, Tensor | int]          # tensors of one layer, plus "num_seen" where a ring buffer needs it
+State = dict[str, Tensor | int]  # tensors of one layer, plus "num_seen" where a ring buffer needs it
 
 
 class Mixer(Protocol):
@@ -37,7 +38,10 @@ class BasedLM(nn.Module):
     def __init__(self, mixers: list[nn.Module], vocab_size: int = 256, hidden_size: int = 64):
         super().__init__()
         if vocab_size < 2 or hidden_size < 1 or not mixers:
-            raise ValueError(f"vocab_size >= 2, hidden_size >= 1 and a mixer are needed, not {vocab_size}, {hidden_size}, {len(mixers)} mixers")
+            raise ValueError(
+                f"vocab_size >= 2, hidden_size >= 1 and a mixer are needed, "
+                f"not {vocab_size}, {hidden_size}, {len(mixers)} mixers"
+            )
         self.embed = nn.Embedding(vocab_size, hidden_size)
         nn.init.normal_(self.embed.weight, std=0.02)
         self.mixers = nn.ModuleList(mixers)
@@ -87,11 +91,15 @@ class BasedLM(nn.Module):
         if tokens.numel() == 0:
             raise ValueError("no tokens: give at least one token per sequence")
         if tokens.min() < 0 or tokens.max() >= self.embed.num_embeddings:
-            raise ValueError(f"token ids go from 0 to {self.embed.num_embeddings - 1}, not {int(tokens.min())}..{int(tokens.max())}")
+            raise ValueError(
+                f"token ids go from 0 to {self.embed.num_embeddings - 1}, not {int(tokens.min())}..{int(tokens.max())}"
+            )
         return tokens
 
 
-def decode_all(model: BasedLM, tokens: Int[Tensor, "batch tokens"]) -> tuple[Float[Tensor, "batch tokens vocab"], list[State]]:
+def decode_all(
+    model: BasedLM, tokens: Int[Tensor, "batch tokens"]
+) -> tuple[Float[Tensor, "batch tokens vocab"], list[State]]:
     """Logits of all tokens, one token after the other through the real state; and that state."""
     state = model.new_state(tokens.shape[0])
     return torch.stack([model.step(tokens[:, t], state) for t in range(tokens.shape[1])], dim=1), state
@@ -99,6 +107,10 @@ def decode_all(model: BasedLM, tokens: Int[Tensor, "batch tokens"]) -> tuple[Flo
 
 def state_bytes(state: list[State]) -> int:
     """Bytes of the storages that hold the state: what is really allocated, no formula."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-                for own in state for t in own.values() if isinstance(t, Tensor)}
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for own in state
+        for t in own.values()
+        if isinstance(t, Tensor)
+    }
     return sum(storages.values())
