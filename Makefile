@@ -46,6 +46,15 @@ $(VENV)/.test: $(PINS) | $(VENV)/.torch
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@ $(VENV)/.lab
 
+# nbgrader and otter bring JupyterLab extensions of their own, so the tests of graded copies get an environment on top
+# of this one: it sees all packages here, and JupyterLab here sees none of its.
+GRADING := $(VENV)/grading
+$(VENV)/.grading: $(VENV)/.test
+	$(BIN)/python -m venv --without-pip $(GRADING)
+	$(BIN)/python -c 'import sysconfig as s; print(s.get_path("purelib"))' > "$$($(GRADING)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/beside.pth"
+	$(BIN)/python -m pip --disable-pip-version-check --python $(GRADING)/bin/python install -c constraints.txt -e ".[grading]"
+	@touch $@
+
 # Without the model the recorded figures still work, so a missing network does not keep JupyterLab shut.
 lab: $(VENV)/.lab
 	@$(BIN)/frugal fetch || echo "Going on without the model: recorded figures work, live runs will not." >&2
@@ -55,7 +64,7 @@ fetch: $(VENV)/.lab
 	$(BIN)/frugal fetch
 
 # Both halves always run, so that one failure does not hide another; the exit code is that of the worse one.
-test: $(VENV)/.test
+test: $(VENV)/.test $(VENV)/.grading
 	$(BIN)/frugal fetch
 	@rc=0; \
 	$(MAKE) --no-print-directory test-unit || rc=1; \
