@@ -93,7 +93,7 @@ def test_weights_of_another_configuration_do_not_reach_the_card():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in ("attention", "taylor_8", "taylor_8+window_16", "gated_74") if n in TRAINED]
+    "name", [n for n in ("attention", "taylor_8", "taylor_8+window_16", "gated_21") if n in TRAINED]
 )
 def test_token_by_token_recall_equals_parallel_recall(name):
     model, _ = load_based(name)

@@ -143,11 +143,9 @@ class Attention(_Projected):
 
     def prefill(self, x: Tensor) -> tuple[Tensor, State]:
         (_, k, v), tokens = self.qkv(x), x.shape[1]
-        state = self.new_state(x.shape[0], max(16, 1 << tokens.bit_length())) | {
-            "num_seen": tokens
-        }  # a power of two, with room
+        state = self.new_state(x.shape[0], max(16, 1 << tokens.bit_length()))  # a power of two, with room
         state["keys"][:, :, :tokens], state["values"][:, :, :tokens] = k, v
-        return self(x), state
+        return self(x), state | {"num_seen": tokens}
 
     def step(self, x: Tensor, state: State) -> Tensor:
         q, k, v = self.qkv(x)
@@ -193,10 +191,12 @@ class GatedRecurrence(nn.Module):
     def prefill(self, x: Tensor) -> tuple[Tensor, State]:
         gate, v, b, c, dt, log_decay = self.parts(x)
         write, h, ys = dt.unsqueeze(-1) * v, self.new_state(x.shape[0])["h"], []
+        hidden = torch.full((CHUNK, CHUNK), float("-inf"), dtype=x.dtype, device=x.device).triu(1)  # the future
         for start in range(0, x.shape[1], CHUNK):  # exact inside a chunk, h between
             part = slice(start, start + CHUNK)
             total = log_decay[:, part].cumsum(1).mT  # (B, H, T)
-            fade = (total.unsqueeze(-1) - total.unsqueeze(-2)).tril().exp().tril()  # (B, H, T, T), 0 above the diagonal
+            size = total.shape[-1]
+            fade = (total.unsqueeze(-1) - total.unsqueeze(-2) + hidden[:size, :size]).exp()  # (B, H, T, T)
             weights = (c[:, part] @ b[:, part].mT).unsqueeze(1) * fade
             new = write[:, part].movedim(2, 1)  # (B, H, T, D)
             ys.append(weights @ new + total.exp().unsqueeze(-1) * (c[:, None, part] @ h.mT))
@@ -217,7 +217,7 @@ class GatedRecurrence(nn.Module):
 
 
 def build_mixer(spec: str, hidden_size: int, num_heads: int = 1) -> nn.Module:
-    """A mixer from its short name: attention, conv, taylor_16, elu_73, relu_73, window_64, gated_16.
+    """A mixer from its short name: attention, conv, taylor_16, elu_21, relu_21, window_64, gated_21.
 
     Raises ValueError on an unknown kind, a size that is missing or below 1, or heads that do not divide the width.
     """

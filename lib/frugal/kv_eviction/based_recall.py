@@ -43,10 +43,9 @@ CONFIGURATIONS = [
     "window_128",
     "taylor_8+window_16",
     "taylor_4+window_64",
-    "gated_16",
-    "gated_74",
-    "elu_73",
-    "relu_73",
+    "gated_21",
+    "elu_21",
+    "relu_21",
 ]
 LABELS = {
     "attention": "attention",
