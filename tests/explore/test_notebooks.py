@@ -35,7 +35,7 @@ def test_the_toy_keeps_the_rules_and_is_counted(toy):
     source, path = toy
     assert notebook_rules.problems(path, source) == []
     counts = notebook_rules.counts(path)
-    assert (counts.code, counts.executed, counts.text, counts.compared, counts.ignored) == (5, 5, 2, 2, 1)
+    assert (counts.code, counts.executed, counts.text, counts.compared, counts.ignored) == (6, 6, 2, 2, 1)
 
 
 def test_building_again_gives_the_same_file_but_for_the_ignored_cell(toy):
@@ -56,7 +56,7 @@ def test_ids_come_from_the_section_and_an_inserted_cell_leaves_other_sections_al
     source.write_text(toy_notebook.SOURCE.replace("# %%\nprint", "# %%\n1 + 1\n\n# %%\nprint"))
     after = [cell.id for cell in notebooks.read_source(source).cells]
     assert before[:2] == ["a-toy-notebook-text-1", "a-toy-notebook-code-1"] and "try-it-code-1" in before
-    assert set(before) < set(after) and set(after) - set(before) == {"try-it-code-5"} and len(set(after)) == len(after)
+    assert set(before) < set(after) and set(after) - set(before) == {"try-it-code-6"} and len(set(after)) == len(after)
 
 
 def figure(nb):
@@ -85,6 +85,7 @@ FAULTS = {
         nbformat.v4.new_output("stream", name="stdout", text="<A at 0x7f00aabbccdd>")),
     "a path of this machine": lambda nb: cell_with(nb, "groupby").outputs.append(
         nbformat.v4.new_output("stream", name="stdout", text="/home/me/x")),
+    "a styled table": lambda nb: set_tags(cell_with(nb, "groupby")),
     "widget state": lambda nb: nb.metadata.update(widgets={}),
     "a widget view": lambda nb: figure(nb).outputs[0].data.update({notebooks.WIDGET_MIME: {"model_id": "a"}}),
     "is not printed in a compared cell": lambda nb: cell_with(nb, "picture.digest").update(outputs=[]),
@@ -147,8 +148,8 @@ def test_nbval_compares_what_the_rules_count(toy, tmp_path):
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", "-q", "--nbval-lax",
                "--nbval-current-env", "--nbval-cell-timeout=60", "."]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "1 failed, 9 passed" in done.stdout, done.stdout[-2000:]
-    assert "02_changed.ipynb::Cell 3" in done.stdout
+    assert "1 failed, 11 passed" in done.stdout, done.stdout[-2000:]
+    assert "02_changed.ipynb::Cell 4" in done.stdout
 
 
 def test_the_toy_source_is_python():

@@ -41,6 +41,9 @@ picture
 print(picture.digest)
 
 # %%
+rows.style.hide(axis="index")
+
+# %%
 rows.groupby("budget_tok").loss.mean().round(2)
 
 # %% tags=["nbval-ignore-output", "reason: wall-clock time"]

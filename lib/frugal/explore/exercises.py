@@ -28,6 +28,7 @@ A check uses small tensors or plain numbers only, never a language model: grader
 import functools
 import html
 import importlib
+import importlib.util
 import math
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -154,7 +155,7 @@ def exercises(family: str | None = None) -> list[Exercise]:
         raise ValueError(f"family={family!r} is not known; known: {', '.join(families)}")
     found: list[Exercise] = []
     for name in [family] if family else families:
-        spec = importlib.util.find_spec(f"frugal.{name}.exercises") if name != "explore" else None
+        spec = importlib.util.find_spec(f"frugal.{name}.exercises")
         if spec is not None:
             found += importlib.import_module(f"frugal.{name}.exercises").EXERCISES
     return found
@@ -248,3 +249,14 @@ def _code(text: str) -> str:
     parts = html.escape(text).split("`")
     return "".join(f"<code>{part}</code>" if i % 2 and i < len(parts) - 1 else (part if i % 2 == 0 else "`" + part)
                    for i, part in enumerate(parts))  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The exercises of notebook 00, so that `from frugal.explore import exercises as ex` works as in a family."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    from . import start_exercises
+
+    if name in start_exercises.__all__:
+        return getattr(start_exercises, name)
+    raise AttributeError(f"no exercise {name!r}; known: {', '.join(start_exercises.__all__[1:])}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from .notebooks import CHECKED, FIGURE_MIMES, IGNORED, WIDGET_MIME, has_figure, is_comparable, read_source
+from .notebooks import CHECKED, FIGURE_MIMES, IGNORED, WIDGET_MIME, has_figure, is_comparable, is_styled, read_source
 
 LIMIT_BYTES = 3_000_000
 SHARE = 0.98
@@ -68,7 +68,7 @@ def problems(path: Path, source: Path) -> list[str]:
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.strip():
             found += [f"{cell.id}: {line}" for line in _cell(cell)]
-    return found + list(_figures(notebook)) + list(_exercises(notebook)) + list(_kit(notebook))
+    return found + list(_figures(notebook)) + list(_styled(notebook)) + list(_exercises(notebook)) + list(_kit(notebook))
 
 
 def reason(cell: NotebookNode) -> str:
@@ -127,6 +127,14 @@ def _figures(notebook: NotebookNode) -> Iterator[str]:
                 for code in figure_digests(out.get("data", {})):
                     if code not in compared:
                         yield f"{cell.id}: the figure's digest {code} is not printed in a compared cell"
+
+
+def _styled(notebook: NotebookNode) -> Iterator[str]:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    for cell, following in zip(code, [*code[1:], None]):
+        if is_styled(cell) and not (_unchecked(cell) and reason(cell)):
+            if following is None or CHECKED not in _tags(following) or not _text(following).strip():
+                yield f"{cell.id}: a styled table, but the next cell does not print it for comparison"
 
 
 def figure_digests(data: dict) -> list[str]:

@@ -23,6 +23,7 @@ from nbformat import NotebookNode
 CHECKED, IGNORED = "nbval-check-output", "nbval-ignore-output"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 FIGURE_MIMES = ("application/vnd.frugal.explorer+json", "application/vnd.plotly.v1+json")
+STYLED = "a styled table"
 CELL_TIMEOUT_S = 300
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
@@ -112,9 +113,15 @@ def has_figure(cell: NotebookNode) -> bool:
 def is_comparable(cell: NotebookNode) -> bool:
     """Whether a cell has an output that nbval can compare everywhere: text or a table, and no figure.
 
-    A figure's own JSON holds machine-dependent floats; its digest is printed in a comparable cell instead.
+    A figure's own JSON holds machine-dependent floats; its digest is printed in a comparable cell instead. A styled
+    table draws a random id each time; the next cell prints the table as text.
     """
-    return cell.cell_type == "code" and bool(cell.outputs) and not has_figure(cell)
+    return cell.cell_type == "code" and bool(cell.outputs) and not has_figure(cell) and not is_styled(cell)
+
+
+def is_styled(cell: NotebookNode) -> bool:
+    """Whether a cell shows a table through pandas' `style`."""
+    return any(out.get("data", {}).get("text/plain") == STYLED for out in cell.get("outputs", []))
 
 
 def build(source: Path, target: Path, timeout_s: int = CELL_TIMEOUT_S) -> Path:
@@ -139,6 +146,9 @@ def _clean(outputs: Iterable[NotebookNode]) -> Iterable[NotebookNode]:
             continue
         if out.output_type == "execute_result":
             out.execution_count = 1
+        if out.get("data", {}).get("text/plain", "").startswith("<pandas.io.formats.style.Styler"):
+            out.data["text/plain"] = STYLED
+            out.data["text/html"] = re.sub(r"\bT_[0-9a-f]{5}", "T_table", out.data.get("text/html", ""))
         if "data" in out and not out.data:
             continue
         if last is not None:
