@@ -9,7 +9,7 @@ the same table. Runs are deterministic in (method, budget, seed); columns that h
 """
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
