@@ -20,7 +20,7 @@ failed = (rows.method == "h2o") & (rows.budget == 0.1)
 rows.loc[failed, ["recall", "error"]] = [np.nan, "BudgetTooSmall: 3 < 4 </script><script>alert(2)</script>"]
 
 def recall(rows, method="keyformer", budget=0.2):
-    fig = blank(f"Recall of {escape(method)}", "budget (share of the prompt)", "recall (share)")
+    fig = blank(f"Recall of {method}", "budget (share of the prompt)", "recall (share)")
     for name, look in styles(METHODS).items():
         if name in (method, "full"):
             own = rows[rows.method == name].groupby("budget", as_index=False).recall.mean()
