@@ -72,7 +72,7 @@ test: $(VENV)/.test $(VENV)/.grading
 	exit $$rc
 
 test-unit: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) tests
+	FRUGAL_TEST_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) tests
 
 # One kernel a notebook, as a reader has it; found by folder. The annotation checks stay off: readers run without them.
 test-notebooks: $(VENV)/.test
