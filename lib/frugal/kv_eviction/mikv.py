@@ -21,6 +21,7 @@ from torch import Tensor
 from frugal.core.budgets import BudgetTooSmall, top_slots
 from frugal.core.papers import Paper, paper
 from frugal.core.quantize import row_bytes
+from frugal.kv_eviction.cache_costs import mikv_cost
 from frugal.kv_eviction.compress_once import CompressOnceCache, PromptLayer, check_fraction
 from frugal.kv_eviction.packed import ChannelStore, TokenStore
 
@@ -124,6 +125,10 @@ class Mikv:
         low_row = key_row + row_bytes(dim, self.low_bits, self.group)
         per_head = num_important * high_row + low * low_row + (dim * 4 if self.balanced else 0)
         return math.ceil(config.num_layers * config.num_kv_heads * per_head)
+
+    def cost(self, shape, workload, budget: float | int | None = None):
+        """Cost of one decoding step; workload has `context` and `batch` (see `cache_costs.DecodeStep`)."""
+        return mikv_cost(self, shape, workload, budget)
 
     def _full_bytes(self, config, num_tokens: int) -> int:
         return config.num_layers * config.num_kv_heads * num_tokens * 2 * config.head_dim * self.reference_bits // 8

@@ -19,6 +19,7 @@ from torch import Tensor
 from frugal.core.budgets import BudgetTooSmall
 from frugal.core.papers import Paper, paper
 from frugal.core.transfer import SlowStore, TransferMeter
+from frugal.kv_eviction.cache_costs import shadowkv_cost
 from frugal.kv_eviction.chunks import Partition, build_landmarks, lowrank_keys, select_by_bounds, select_by_mass, select_chunks
 from frugal.kv_eviction.compress_once import CompressOnceCache, PromptLayer, check_fraction
 
@@ -116,6 +117,10 @@ class Shadowkv:
         elif self.carry_over:
             floats, numbers = floats + heads * num_selected * self.chunk * dim, numbers + heads * num_selected
         return config.num_layers * (floats * itemsize + numbers * 4)
+
+    def cost(self, shape, workload, budget: float | int | None = None, hit_rate: float = 0.6):
+        """Cost of one decoding step; workload has `context` and `batch` (see `cache_costs.DecodeStep`)."""
+        return shadowkv_cost(self, shape, workload, budget, hit_rate)
 
     @staticmethod
     def _full_row(config, itemsize: int) -> int:
