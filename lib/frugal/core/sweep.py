@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import joblib
 import pandas as pd
@@ -29,6 +29,7 @@ KEYS = ("family", "method", "budget", "seed", "workload")
 PROVENANCE = ("code_version", "model_hash", "threads", "hardware")
 
 
+@runtime_checkable
 class Workload(Protocol):
     """What a method is run on. `axis` says what a budget makes equal: "tokens", "bytes" or "flops".
 

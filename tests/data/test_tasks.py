@@ -1,0 +1,114 @@
+import re
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from frugal.data.tasks import COLOURS, NAMES, Question, continuation, copying, facts, passkey
+
+
+class Words:
+    """A tokenizer of words with their blanks; `tokens` are the words met so far."""
+
+    def __init__(self):
+        self.ids = {}
+
+    def encode(self, text):
+        return [self.ids.setdefault(word, len(self.ids)) for word in re.findall(r"\s*\S+|\s+$", text)]
+
+    def decode(self, ids):
+        words = list(self.ids)
+        return "".join(words[id] for id in ids)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n_tokens=st.integers(40, 900), seed=st.integers(0, 2**32), twice=st.booleans())
+def test_passkey_fills_its_length_and_says_the_key_as_often_as_asked(n_tokens, seed, twice):
+    tokenizer = Words()
+    made = passkey(n_tokens, seed, tokenizer, stated_twice=twice)
+    length = len(tokenizer.encode(made.context))
+    assert n_tokens - 5 < length <= n_tokens               # one sentence of filler has at most five words
+    key = made.answer.strip()
+    assert re.fullmatch(r"\d{5}", key) and made.context.count(key) == (2 if twice else 1)
+    assert not re.search(r"\d", made.question) and made == passkey(n_tokens, seed, tokenizer, stated_twice=twice)
+
+
+def test_passkeys_differ_in_key_and_place():
+    made = [passkey(400, seed, Words()) for seed in range(20)]
+    assert len({q.answer for q in made}) == 20
+    places = [q.context.index("The pass key") / len(q.context) for q in made]
+    assert min(places) < 0.3 and max(places) > 0.7 and min(places) > 0.05
+
+
+def test_a_passkey_that_does_not_fit_names_the_length():
+    with pytest.raises(ValueError, match=r"n_tokens 10 is too small: the pass key with its introduction takes \d+ tokens"):
+        passkey(10, 0, Words())
+
+
+@pytest.mark.parametrize("written, hit", [(" 12345.", True), ("12345", True), ("\n12345 is", True), (" 1234", False),
+                                          (" 21345", False), ("", False)])
+def test_a_hit_starts_with_the_answer(written, hit):
+    assert Question("", "", " 12345").is_hit(written) == hit
+
+
+@given(num_facts=st.integers(1, len(NAMES)), seed=st.integers(0, 10_000))
+def test_facts_can_be_answered_from_the_list(num_facts, seed):
+    made = facts(num_facts, seed)
+    listed = dict(line.split(": ") for line in made.context.splitlines()[1:])
+    asked = made.question.strip().splitlines()[-1].rstrip(":")
+    assert len(listed) == num_facts and f" {listed[asked]}" == made.answer
+    assert set(made.choices) == {f" {colour}" for colour in COLOURS} and set(listed.values()) <= set(COLOURS)
+    assert facts(num_facts, seed) == made
+
+
+def test_facts_with_filler_reach_the_length():
+    tokenizer = Words()
+    made = facts(12, 3, tokenizer, n_tokens=300)
+    assert made.context.startswith(facts(12, 3).context) and 295 < len(tokenizer.encode(made.context)) <= 300
+    assert made.question == facts(12, 3).question
+    for settings_ in (dict(num_facts=0), dict(num_facts=len(NAMES) + 1)):
+        with pytest.raises(ValueError, match=r"num_facts \d+ is out of range: give 1 to 32"):
+            facts(seed=0, **settings_)
+    with pytest.raises(ValueError, match="the list of 12 facts takes"):
+        facts(12, 3, tokenizer, n_tokens=5)
+    with pytest.raises(ValueError, match="n_tokens needs the tokenizer"):
+        facts(12, 3, n_tokens=300)
+
+
+@given(num_tokens=st.integers(2, 200), seed=st.integers(0, 10_000), start=st.lists(st.integers(0, 9), max_size=2),
+       separator=st.lists(st.integers(0, 9), max_size=2))
+def test_every_scored_token_of_a_copy_stands_in_the_context(num_tokens, seed, start, separator):
+    made = copying(num_tokens, seed, 1300, first_id=1000, start=start, separator=separator)
+    string = made.ids[len(start):len(start) + num_tokens]
+    assert made.ids == (*start, *string, *separator, *string) and made.context == (*start, *string, *separator)
+    assert len(set(string)) == num_tokens and min(string) >= 1000 and max(string) < 1300
+    assert made.targets == string[1:] and made.rest == string
+    assert [made.rest[place] for place in made.scored_in_rest] == list(string[:-1])
+    assert made == copying(num_tokens, seed, 1300, first_id=1000, start=start, separator=separator)
+
+
+def test_copying_strings_are_spread_and_differ():
+    assert copying(10, 0, 50_000).ids != copying(10, 1, 50_000).ids
+    ids = [id for seed in range(50) for id in copying(100, seed, 49_152).context]
+    assert min(ids) < 1200 and max(ids) > 48_900 and abs(sum(ids) / len(ids) - 25_076) < 600
+    with pytest.raises(ValueError, match="num_tokens 400 is out of range: give 2 to 300"):
+        copying(400, 0, 1300)
+
+
+def test_a_continuation_scores_what_follows_the_context():
+    tokenizer = Words()
+    made = continuation(0, tokenizer, num_context=200, num_scored=50)
+    assert len(made.ids) == 250 and len(made.context) == 200 and len(made.rest) == 50
+    assert made.targets == made.rest and made.scored[0] == 199     # the last context token predicts the first of the rest
+    text = tokenizer.decode(made.ids)
+    from frugal.data.text import documentation_pages
+    assert {page.name: page.text for page in documentation_pages()}[made.name].startswith(text)
+
+
+def test_continuations_of_different_seeds_are_different_pages():
+    tokenizer = Words()
+    made = [continuation(seed, tokenizer, 200, 50) for seed in range(12)]
+    assert len({task.name for task in made}) == 12 and made[3] == continuation(3, tokenizer, 200, 50)
+    with pytest.raises(ValueError, match="no page has 1000100 tokens"):
+        continuation(0, tokenizer, 10**6, 100)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        continuation(0, tokenizer, 0, 100)
