@@ -68,7 +68,7 @@ def _trace_table(fig: go.Figure, index: int, trace: Any) -> pd.DataFrame:
         upper = list(error.array)
         lower = list(error.arrayminus) if error.arrayminus is not None else upper
         columns[f"{y_name}, low"] = [_sub(y, e) for y, e in zip(columns[y_name], lower)]
-        columns[f"{y_name}, high"] = [_sub(y, -e) for y, e in zip(columns[y_name], upper)]
+        columns[f"{y_name}, high"] = [_sub(y, e, -1) for y, e in zip(columns[y_name], upper)]
     text = _values(trace, "text")
     if text is not None and not isinstance(text, str) and len(text) == length:
         columns["text"] = [plain(t) for t in text]
@@ -100,8 +100,8 @@ def _cell(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _sub(value: Any, error: Any) -> Any:
-    return None if value is None or error is None else value - error
+def _sub(value: Any, error: Any, sign: int = 1) -> Any:
+    return None if value is None or error is None else value - sign * error
 
 
 def figure_summary(fig: go.Figure) -> str:

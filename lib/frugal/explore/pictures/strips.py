@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 import plotly.graph_objects as go
@@ -31,14 +32,18 @@ def token_strip(tokens: Sequence[str], values: Iterable, *, title: str, value: s
     remarks = [f"token {i}: {escape(repr(t))}<br>{escape(value)}: {_number(v)}" for i, (t, v) in enumerate(zip(tokens, numbers))]
     if hover is not None:
         remarks = [f"{one}<br>{escape(more)}" for one, more in zip(remarks, hover)]
-    fig = blank(title, "", "", height=84 + 26 * (lines[-1] + 1), bargap=0.12, margin={"l": 8, "r": 8, "t": 68, "b": 16}, showlegend=False)
-    fig.add_bar(
-        x=sizes, base=starts, y=lines, orientation="h", text=[escape(t) for t in seen], textposition="inside",
-        insidetextanchor="middle", textangle=0, constraintext="none", name="tokens",
-        textfont={"family": "ui-monospace, monospace", "size": 12}, hovertext=remarks, hoverinfo="text",
-        marker={"color": [None if math.isnan(v) else v for v in numbers], "colorscale": SEQUENTIAL, "cmin": low,
-                "cmax": high, "line": {"width": 0}, "colorbar": _bar(value)},
-    )  # fmt: skip
+    fig = blank(title, "", "", height=84 + 26 * (lines[-1] + 1), bargap=0.12, margin={"l": 8, "r": 8, "t": 68, "b": 16}, barmode="overlay", showlegend=False)
+    scale = {"colorscale": SEQUENTIAL, "cmin": low, "cmax": high, "colorbar": _bar(value)}
+    for name, own in (("tokens", [not math.isnan(v) for v in numbers]), ("without a number", [math.isnan(v) for v in numbers])):
+        there = name == "tokens"
+        if any(own) or there:
+            color = {"color": [v for v in numbers if not math.isnan(v)], **scale} if there else {"color": "rgba(128,128,128,0.15)"}
+            fig.add_bar(
+                x=[*compress(sizes, own)], base=[*compress(starts, own)], y=[*compress(lines, own)], orientation="h",
+                text=[*compress(map(escape, seen), own)], hovertext=[*compress(remarks, own)], hoverinfo="text",
+                textposition="inside", insidetextanchor="middle", textangle=0, constraintext="none", name=name,
+                textfont={"family": "ui-monospace, monospace", "size": 12}, marker={**color, "line": {"width": 0}},
+            )  # fmt: skip
     fig.update_xaxes(visible=False, range=[0, max(s + n for s, n in zip(starts, sizes)) if lines[-1] else width], fixedrange=True)
     fig.update_yaxes(visible=False, autorange="reversed", fixedrange=True)
     table = {"columns": ["place", "token", value], "rows": [[i, t, _cell(v)] for i, (t, v) in enumerate(zip(tokens, numbers))]}
