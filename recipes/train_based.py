@@ -21,9 +21,10 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from tqdm import tqdm
 
+from frugal.core.recording import read_recorded
 from frugal.core.recording import record as write_recorded
 from frugal.data.mqar import IGNORE, MQARTask, data_hash, mqar_batch
-from frugal.kv_eviction.based_layers import available, build, weights_name
+from frugal.kv_eviction.based_layers import available, build, load_based, weights_name
 from frugal.kv_eviction.based_recall import (
     CONFIGURATIONS,
     TRAINED_TOKENS,
@@ -142,17 +143,34 @@ def make(name: str, folder: Path, steps: int, peak: float) -> None:
     tqdm.write(f"{name}: {log['cpu_s']:.0f} s, recall {card['metrics']['recall']}")
 
 
-def record() -> None:
-    """Recall, speed and attention maps of the committed weights, as the JSON that figures are drawn from."""
+def record(again: bool) -> None:
+    """Recall, speed and attention maps of the committed weights, as the JSON that figures are drawn from.
+
+    again: measure everything anew; otherwise only the recall of weights that have changed is computed.
+    """
     RECORDED.mkdir(exist_ok=True)
-    for name, rows in {
-        "based_mqar": recall_rows(),
-        "based_speed": speed_rows(),
-        "based_maps": attention_maps(),
-    }.items():
+    makers = {"based_mqar": lambda: recall_table(again), "based_speed": speed_rows, "based_maps": attention_maps}
+    for name, make_rows in makers.items():
         path = RECORDED / f"{name}.json"
-        write_recorded(pd.DataFrame(rows), path)
-        tqdm.write(f"wrote {len(rows)} rows to {path}")
+        if again or name == "based_mqar" or not path.is_file():
+            write_recorded(pd.DataFrame(make_rows()), path)
+            tqdm.write(f"wrote {path}")
+
+
+def recall_table(again: bool) -> list[dict]:
+    """Rows of every committed configuration; recorded rows are taken over where the weights are the same."""
+    names, kept = available(CONFIGURATIONS), []
+    path = RECORDED / "based_mqar.json"
+    if path.is_file() and not again:
+        hashes = {name: load_based(name)[1]["sha256"][:16] for name in names}
+        kept = [
+            row
+            for row in read_recorded(path).to_dict("records")
+            if hashes.get(row["configuration"]) == row["model_hash"]
+        ]
+    missing = [name for name in names if name not in {row["configuration"] for row in kept}]
+    rows = kept + (recall_rows(missing) if missing else [])
+    return sorted(rows, key=lambda row: names.index(row["configuration"]))
 
 
 def main() -> None:
@@ -162,13 +180,14 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints/based"))
     parser.add_argument("--record", action="store_true", help="only write the recorded rows from the committed weights")
+    parser.add_argument("--again", action="store_true", help="with --record: measure everything anew")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not args.record:
         for name in args.names or [n for n in CONFIGURATIONS if n not in available(CONFIGURATIONS)]:
             make(name, args.checkpoints, args.steps, args.learning_rate)
     if args.record or not args.names:
-        record()
+        record(args.again)
 
 
 if __name__ == "__main__":
