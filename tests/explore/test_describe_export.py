@@ -163,7 +163,7 @@ def test_the_scripts_are_valid_as_modules_and_as_classic_scripts(tmp_path):
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed; the browser tests load the scripts as well")
-    for name, suffix in (("frugal.js", "cjs"), ("frugal.js", "mjs"), ("live.js", "cjs"), ("loader.js", "mjs")):
+    for name, suffix in (("figure.js", "cjs"), ("frugal.js", "cjs"), ("frugal.js", "mjs"), ("live.js", "cjs"), ("loader.js", "mjs")):
         copy = tmp_path / f"{name}.{suffix}"
         copy.write_bytes((STATIC / name).read_bytes())
         assert subprocess.run([node, "--check", str(copy)], capture_output=True).returncode == 0, name

@@ -25,8 +25,8 @@ The payload (`Explorer.payload`, a dict of plain JSON; stored in the notebook ou
 `points` is row-major over the controls, the last one fastest: index = ((i0 * n1) + i1) * n2 + i2 ...
 `unpack(payload, budget_tok=64)` (payload.py) gives {"data", "layout", "summary", "note"} of one point back in Python.
 
-In a page (static edition): `asset_paths()` names the three files to copy; load them with
-`<link rel="stylesheet" href=frugal.css> <script src=plotly-cartesian.min.js> <script src=frugal.js>` as classic
+In a page (static edition): `asset_paths()` names the files to copy; load them with
+`<link rel="stylesheet" href=frugal.css> <script src=...>` for each script in that order, as classic
 scripts (they work on `file:` pages) and write `payload_html(payload)` where the explorer stands. It is
 `<div class="frugal-explorer"><script type="application/json">...</script></div>`; frugal.js mounts all of them when
 the page has loaded, or call `frugal.mount(element, payload) -> handle` by hand. The handle, also at `element.frugal`:

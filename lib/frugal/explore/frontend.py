@@ -15,13 +15,13 @@ import ipywidgets
 import traitlets
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("frugal.js", "live.js")
+SCRIPTS = ("figure.js", "frugal.js", "live.js")
 PLOTLY = "plotly-cartesian.min.js"
 
 
 def asset_paths() -> list[Path]:
-    """The files a static page needs, in loading order: frugal.css, the plotly bundle, frugal.js."""
-    return [STATIC / "frugal.css", STATIC / PLOTLY, STATIC / "frugal.js"]
+    """The files a static page needs, in loading order: frugal.css, the plotly bundle, figure.js, frugal.js."""
+    return [STATIC / name for name in ("frugal.css", PLOTLY, "figure.js", "frugal.js")]
 
 
 @cache
