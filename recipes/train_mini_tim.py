@@ -1,8 +1,8 @@
 """Train mini TIM on working-memory snapshots of exact Thread traces.
 
-    python recipes/train_mini_tim.py --work /tmp/mini_tim --rounds 340
+    python recipes/train_mini_tim.py --work /tmp/mini_tim --rounds 200
 
-One thread, about 25 CPU minutes. Stops and resumes anywhere: the work folder holds the weights and optimizer moments (safetensors)
+One thread, about 10 CPU minutes. Stops and resumes anywhere: the work folder holds the weights and optimizer moments (safetensors)
 and the round (JSON); the data of a round depends on the seed and the round alone. The curriculum starts with trees of at most
 six tasks and widens; so a weaker model is there at any time. The last step writes the weights as fp16 and a card.
 """
@@ -86,7 +86,7 @@ def validate(weights: dict, seed: int = 10_001, num_tokens: int = 60_000) -> dic
 
 def stage(progress: float) -> int:
     """Largest problem, in records, at this share of the training."""
-    return 6 if progress < 0.1 else 25 if progress < 0.3 else 80 if progress < 0.5 else 260
+    return 6 if progress < 0.1 else 25 if progress < 0.25 else 80 if progress < 0.4 else 260
 
 
 def rate(progress: float) -> float:
@@ -164,7 +164,7 @@ def data_hash() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, outside the repository")
-    parser.add_argument("--rounds", type=int, default=340)
+    parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--publish", action="store_true", help="write the weights and the card into the package")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -53,7 +53,7 @@ def calculate(expression: str) -> str:
     """A number from + - * / and brackets over numbers, and nothing else. Raises ValueError on anything else."""
     signs = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.USub: operator.neg}
 
-    def value(node: ast.AST) -> float:
+    def value(node: ast.AST) -> int | float:
         if isinstance(node, ast.Constant) and type(node.value) in (int, float):
             return node.value
         if isinstance(node, ast.BinOp) and type(node.op) in signs:
@@ -223,7 +223,7 @@ def values_right(run: DemoRun, order: Mapping[str, int]) -> tuple[int, int]:
     return sum(_number(g) == w for g, w in zip(got, wanted)), len(wanted)
 
 
-def _number(text: str) -> float:
+def _number(text: str) -> int | float:
     try:
         return float(text.strip().rstrip("."))
     except ValueError:
