@@ -122,6 +122,16 @@ def test_a_cell_that_raises_stops_the_build_and_leaves_the_old_file(toy, tmp_pat
     assert (tmp_path / "01_toy.ipynb").read_text() == "old" and not list(tmp_path.glob("*.part"))
 
 
+def test_the_command_builds_the_others_when_one_fails(tmp_path, capsys):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "01_bad.py").write_text("# %%\n1 / 0\n")
+    (tmp_path / "src" / "02_good.py").write_text("# %%\nprint(1)\n")
+    assert notebooks.main(["--folder", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "01_bad: not built" in said.err and "ZeroDivisionError" in said.err and "\x1b" not in said.err
+    assert [path.name for path in notebooks.committed(tmp_path)] == ["02_good.ipynb"]
+
+
 def test_the_command_names_unknown_notebooks_and_fails_on_broken_ones(toy, tmp_path, capsys):
     source, path = toy
     folder = str(path.parent)

@@ -160,6 +160,8 @@ def _clean(outputs: Iterable[NotebookNode]) -> Iterable[NotebookNode]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; gives the exit code."""
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+
     from . import notebook_rules
 
     parser = argparse.ArgumentParser(prog="python -m frugal.explore.notebooks", description="Build or check notebooks.")
@@ -179,7 +181,12 @@ def main(arguments: list[str] | None = None) -> int:
         target = folder / f"{name}.ipynb"
         started = time.perf_counter()
         if given.action == "build":
-            build(known[name], target, given.cell_timeout)
+            try:
+                build(known[name], target, given.cell_timeout)
+            except (CellExecutionError, CellTimeoutError) as error:  # the others are still built
+                print(f"{name}: not built", re.sub(r"\x1b\[[0-9;]*m", "", str(error)), sep="\n", file=sys.stderr, flush=True)
+                broken += 1
+                continue
         found = notebook_rules.problems(target, known[name])
         broken += len(found)
         print(f"{name}: {notebook_rules.counts(target) if target.exists() else 'not built'}, {time.perf_counter() - started:.1f} s")
