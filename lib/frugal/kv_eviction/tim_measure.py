@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from frugal.core.lm import LM
+from frugal.core.recording import load_recorded
 from frugal.data import thread_tasks as tasks
 from frugal.kv_eviction.timrun import Timrun, TIMRun, TIMRuntime, ToolError
 
@@ -107,3 +108,8 @@ def tree_table(run: TIMRun) -> pd.DataFrame:
                          "parent": -1 if task.parent is None else task.parent, "label": label,
                          "state": "pruned" if pruned else "kept" if closed else "open"})
     return pd.DataFrame(rows)
+
+
+def load_accuracy() -> pd.DataFrame:
+    """The recorded runs of recipes/record_tim.py."""
+    return load_recorded("kv_eviction", "tim_accuracy")
