@@ -41,5 +41,5 @@ def _without_cache(shape: ModelShape, step: DecodeStep) -> Cost:
     return shape.decode_cost(0, step.batch)
 
 
-def _attention(shape: ModelShape, tokens: int) -> float:
+def _attention(shape: ModelShape, tokens: int) -> int:
     return 4 * shape.num_layers * shape.num_heads * shape.head_dim * tokens

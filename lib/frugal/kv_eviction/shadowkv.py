@@ -178,8 +178,11 @@ class ShadowKVCache(CompressOnceCache):
         rows = held.values[:, :, :old].unflatten(2, (-1, self.settings.chunk)).flatten(3)      # (B, K, M, c * D)
         if self.settings.values == "resident":
             own.old_values = rows.clone()
-        else:
-            self.store.write(layer, rows.flatten(0, 2))
+            return
+        self.store.write(layer, rows.flatten(0, 2))
+        if self.settings.carry_over and self.selected:                       # room for it now: bytes stay as they are
+            own.last = torch.full((*own.numbers.shape[:2], self.selected), -1, dtype=torch.int32, device=rows.device)
+            own.last_values = rows.new_zeros(*own.last.shape, rows.shape[-1])
 
     def _decompose(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Keys as they were before RoPE, heads side by side, in low rank: (B, n, r) and (B, K, r, D)."""
@@ -263,7 +266,7 @@ class ShadowKVCache(CompressOnceCache):
     # -- what a reader asks --------------------------------------------------------------------------------------
 
     def formula_bytes(self) -> int:
-        """What `num_bytes` must be once a token was decoded after the prompt."""
+        """What `num_bytes` must be once the prompt is compressed."""
         new = int(self.num_seen[0]) - self.prompt_length
         grown = new * self.settings._full_row(self.config, self.dtype.itemsize)
         return self.batch * (self.settings.formula_bytes(self.config, self.prompt_length, self.selected, self.dtype.itemsize) + grown)
