@@ -88,8 +88,13 @@ def write_source(paths: Sequence[Path], source: Path) -> None:
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         title = title_of(notebook, path.stem)
-        nbformat.write(page(notebook), source / path.name)
         short = summary(notebook, title, f"../{path.name}")
+        whole = page(notebook)
+        if title_of(notebook, "") == "":
+            whole.cells.insert(0, nbformat.v4.new_markdown_cell(f"# {title}", id="title"))
+        if short is not None:
+            whole.cells.append(nbformat.v4.new_markdown_cell(f"[This notebook on one page, to print](print/{path.name})", id="to-print"))
+        nbformat.write(whole, source / path.name)
         if short is not None:
             nbformat.write(short, source / "print" / path.name)
             prints.append(f"print/{path.stem}")

@@ -65,7 +65,8 @@ def summary(notebook: NotebookNode, title: str, link: str) -> NotebookNode | Non
         cells.append(cell)
     if not cells:
         return None
-    head = nbformat.v4.new_markdown_cell(f"# {title}: on one page\n\n[The whole notebook]({link})", id="summary-head")
+    button = '<button type="button" class="frugal-print" onclick="window.print()">Print</button>'
+    head = nbformat.v4.new_markdown_cell(f"# {title}: on one page\n\n[The whole notebook]({link}) {button}", id="summary-head")
     return nbformat.v4.new_notebook(cells=[head, *cells], metadata=notebook.metadata)
 
 
