@@ -55,7 +55,7 @@ def house(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path, changes", [
     ("core/work.py", True), ("data/work.py", True), ("models/weights.bin", True), ("here/work.py", True),
     ("here/weights.bin", True), ("there/work.py", False), ("here/claims.py", False), ("here/recorded/a.json", False),
-    ("here/figures.py", False), ("here/new.py", True)])
+    ("here/figures.py", False), ("here/figures_more.py", False), ("here/claimed.py", True), ("here/new.py", True)])
 def test_the_code_version_follows_what_can_change_a_result(house, path, changes):
     before = code_version("frugal.here")
     (house / path).write_text(SOURCE.replace("2", "3"))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 # Columns that may hold what a run spent, by axis; the first one present in the rows is audited.
 SPENT_COLUMNS = {
-    "tokens": ("spent_tokens", "kept_tokens", "budget_tok"),
+    "tokens": ("spent_tokens", "held_tok", "kept_tokens", "budget_tok"),
     "bytes": ("spent_bytes", "cache_bytes", "state_bytes", "num_bytes"),
     "flops": ("spent_flops", "num_flops", "flops"),
 }

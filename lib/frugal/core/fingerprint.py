@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import re
 import textwrap
 import types
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ from importlib import import_module
 from pathlib import Path
 
 HOUSE = ("core", "data", "models")                    # what every family passes through
-PRESENTATION = {"papers.py", "claims.py", "figures.py", "exercises.py", "recorded", "__pycache__", "licences"}
+NOT_CODE = {"papers.py", "recorded", "licences", "__pycache__"}
+PRESENTATION = ("claims", "figures", "exercises")     # claims.py, claims_tim.py, ...
 
 
 def code_version(family_package: str) -> str:
@@ -71,8 +73,12 @@ def _files(package: str) -> Iterator[tuple[str, Path]]:
     for root in sorted(module.__path__):
         for path in sorted(Path(root).rglob("*")):
             parts = path.relative_to(root).parts
-            if path.is_file() and not PRESENTATION & set(parts) and not any(part.startswith(".") for part in parts):
+            if path.is_file() and not NOT_CODE & set(parts) and not any(map(_is_aside, parts)):
                 yield "/".join(parts), path
+
+
+def _is_aside(part: str) -> bool:
+    return part.startswith(".") or re.fullmatch(rf"({'|'.join(PRESENTATION)})(_\w+)?\.py", part) is not None
 
 
 @functools.lru_cache(maxsize=None)
