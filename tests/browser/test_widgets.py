@@ -5,10 +5,12 @@ import json
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 from drive import EXPECTED, NUMBER_THEM, compare, wait_for_status
 from examples import LIVE, RECORDED, SETUP, write
 from lab import Watch, kernel, open_notebook, run_all
+from frugal.explore.notebooks import normalise
 from PIL import Image
 
 pytestmark = pytest.mark.browser
@@ -166,3 +168,15 @@ def test_a_live_run_recovers_from_a_crash_a_cancel_and_bad_input(page, notebook,
     form.evaluate("(e) => e.frugal.idle()")
     assert form.evaluate("(e) => e.frugal.figure().data[0].text") == ["one", "two", "three"]
     assert "(5, 7)" in kernel(page, "print(form.result['pixels'].size)")
+
+
+def test_a_committed_notebook_shows_the_first_figure_before_any_cell_is_run(page, notebook, jupyterlab):
+    url, token, folder = jupyterlab
+    notebook(RECORDED)
+    page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    (saved,) = folder.glob("test_a_committed*.ipynb")
+    nbformat.write(normalise(nbformat.read(saved, 4)), folder / "committed.ipynb")
+    open_notebook(page, url, token, "committed.ipynb")
+    page.wait_for_selector(".jp-OutputArea .js-plotly-plot .gtitle", timeout=30_000)
+    assert page.locator(".jp-OutputArea .gtitle").text_content() == "Recall of keyformer"
+    assert page.locator(".frugal-explorer").count() == 0
