@@ -172,9 +172,9 @@ class GatedRecurrence(nn.Module):
         super().__init__()
         self.num_heads, self.state_dim, self.head_dim = num_heads, state_dim, hidden_size // num_heads
         self.w_in = nn.Linear(hidden_size, 2 * hidden_size + 2 * state_dim + num_heads, bias=False)
-        self.dt_bias = nn.Parameter(torch.linspace(-4.0, 0.0, num_heads))  # dt from 0.02 to 0.7: slow and fast heads
-        self.a_log = nn.Parameter(torch.zeros(num_heads))
-        self.skip = nn.Parameter(torch.ones(num_heads))
+        self.dt_bias = nn.Parameter(torch.zeros(num_heads))
+        self.a_log = nn.Parameter(torch.logspace(-2, -1, num_heads).log())  # heads start remembering 14 to 140 tokens
+        self.skip = nn.Parameter(torch.zeros(num_heads))
         self.norm = nn.RMSNorm(hidden_size, eps=1e-5)
         self.o = nn.Linear(hidden_size, hidden_size, bias=False)
 
