@@ -124,6 +124,7 @@ class Watch:
         self.outside: list[str] = []
         page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("websocket", lambda socket: self._request(socket.url))
         page.on("request", lambda request: self._request(request.url))
 
     def _request(self, url: str) -> None:

@@ -92,7 +92,16 @@ def test_packed_whole_numbers_are_exact(values):
     assert decode(encode(values)).tolist() == values.tolist()
 
 
-@pytest.mark.parametrize("values", [[2**40] * 9, [1e300] * 9, [1e-300] * 9, [float("inf")] * 9, ["a"] * 9, [True] * 9])
+def test_few_different_texts_are_stored_once_each():
+    grid = [["held", "gone <b>", "held"]] * 7
+    packed = encode(grid)
+    assert packed["words"] == ["held", "gone <b>"] and packed["dtype"] == "u1" and decode(packed).tolist() == grid
+    assert encode([str(i) for i in range(300)]) is None
+    many = [str(i % 300) for i in range(1200)]
+    assert encode(many)["dtype"] == "u2" and decode(encode(many)).tolist() == many
+
+
+@pytest.mark.parametrize("values", [[2**40] * 9, [1e300] * 9, [1e-300] * 9, [float("inf")] * 9, [None] * 9, [True] * 9])
 def test_what_32_bits_cannot_hold_is_not_packed(values):
     assert encode(values) is None
 

@@ -14,7 +14,8 @@ The payload (`Explorer.payload`, a dict of plain JSON; stored in the notebook ou
      "name": "keep_map",                     # name of the figure function
      "controls": [{"name": "budget_tok", "label": "Budget", "unit": "tokens", "kind": "slider" | "select",
                    "values": [32, 64, 128], "texts": ["32", "64", "128"], "initial": 1}, ...],
-     "arrays":   [[...] | {"dtype": "f4", "bdata": base64, "shape": [n] | [n, m]}, ...],   # every long list, once
+     "arrays":   [[...] | {"dtype": "f4", "bdata": base64, "shape": [n] | [n, m]}, ...],   # every long list, once;
+                                             # with "words": [...] the numbers are places in that list of texts
      "traces":   [plotly trace, ...],        # a long list is replaced by {"$": index into arrays}
      "layouts":  [plotly layout, ...],       # the same; the template is left out
      "points":   [{"t": [trace ids], "l": layout id, "s": summary, "n": note} | {"e": why it is missing}, ...],

@@ -139,13 +139,16 @@ def pack_item(value: Any, arrays: Pool) -> Any:
 
 
 def encode(value: Any) -> dict[str, Any] | None:
-    """A long list of numbers (or a rectangle of them) as base64; None where that is not exact enough."""
+    """A long list of numbers or of few different texts (or a rectangle of them) as base64; None where that does not
+    pay or is not exact enough."""
     try:
         array = np.asarray(value)
     except ValueError:  # ragged
         return None
     if array.dtype == bool or array.ndim not in (1, 2) or array.size <= SHORT:
         return None
+    if array.dtype.kind in "UO" and all(isinstance(item, str) for item in array.reshape(-1)):
+        return _encode_words(array)
     if array.dtype == object:
         kinds = {type(item) for item in array.reshape(-1)}
         if not kinds <= {int, float, type(None), np.float32, np.float64, np.int64} or kinds <= {type(None)}:
@@ -161,6 +164,19 @@ def encode(value: Any) -> dict[str, Any] | None:
         kind = None
     if kind is None:
         return None
+    return _packed(array, kind)
+
+
+def _encode_words(array: np.ndarray) -> dict[str, Any] | None:
+    """Texts of which many are equal, as numbers into a list of words; None where that saves nothing."""
+    words = {word: i for i, word in enumerate(dict.fromkeys(array.reshape(-1).tolist()))}
+    if len(words) > 60_000 or 3 * len(words) > array.size:
+        return None
+    codes = np.array([words[word] for word in array.reshape(-1).tolist()]).reshape(array.shape)
+    return {**_packed(codes, "u1" if len(words) < 256 else "u2"), "words": list(words)}
+
+
+def _packed(array: np.ndarray, kind: str) -> dict[str, Any]:
     data = base64.b64encode(np.ascontiguousarray(array.astype("<" + kind)).tobytes()).decode("ascii")
     return {"dtype": kind, "bdata": data, "shape": list(array.shape)}
 
@@ -192,7 +208,8 @@ def decode(item: Any) -> Any:
     """The reverse of `encode`; a plain list comes back as it is."""
     if not isinstance(item, dict):
         return item
-    return np.frombuffer(base64.b64decode(item["bdata"]), "<" + item["dtype"]).reshape(item["shape"])
+    array = np.frombuffer(base64.b64decode(item["bdata"]), "<" + item["dtype"]).reshape(item["shape"])
+    return np.array(item["words"], dtype=object)[array] if "words" in item else array
 
 
 def _fill(value: Any, lists: list[Any]) -> Any:

@@ -19,7 +19,7 @@ def cache_map(held: Any, step: int | None = None, *, title: str, seen: Iterable 
 
     held: (steps, layers, positions) of True where a position is in the cache, or shares from 0 to 1 (the share of
     the KV heads that hold it). (layers, positions) is one step. seen: number of positions gone through at each step; if
-    None, the last position that any layer has held so far. tokens: the text at each position, for hovering.
+    None, the last position that any layer has held so far. tokens: the text at each position, for hovering (of up to 512 positions).
 
     >>> held = np.array([[[1, 1, 0, 0]], [[1, 0, 1, 0]]], dtype=bool)        # 2 steps, 1 layer, 4 positions
     >>> cache_map(held, 1, title="Held").data[0].z.tolist()
@@ -43,12 +43,13 @@ def cache_map(held: Any, step: int | None = None, *, title: str, seen: Iterable 
     gone = np.where(place < seen[step], EVICTED, NOT_YET)
     state = np.where(held[step] > 0, np.where((place >= before) & (step > 0), NEW, HELD), gone)
     share = held[step].astype(float)
-    words = [escape(repr(t)) for t in tokens] if tokens is not None else [""] * positions
-    remarks = [[f"layer {r}, position {c} {words[c]}<br>{STATES[state[r, c]]}" + (f", {share[r, c]:.0%} of the heads"
-               if 0 < share[r, c] < 1 else "") for c in range(positions)] for r in range(layers)]  # fmt: skip
+    words = [f" {escape(repr(t))}" for t in tokens] if tokens is not None and positions <= 512 else [""] * positions
+    remarks = [[STATES[state[r, c]] + (f", {share[r, c]:.0%} of the heads" if 0 < share[r, c] < 1 else "") + words[c]
+                for c in range(positions)] for r in range(layers)]  # fmt: skip
     scale = [(edge / 4, color) for i, color in enumerate(_COLORS) for edge in (i, i + 1)]
     fig = blank(title, "position (tokens)", "layer", height=170 + max(90, min(14 * layers, 420)))
-    fig.add_heatmap(z=state.astype(np.uint8), text=remarks, hoverinfo="text", colorscale=scale, zmin=-0.5, zmax=3.5,
+    fig.add_heatmap(z=state.astype(np.uint8), text=remarks, colorscale=scale,
+                    hovertemplate="layer %{y}, position %{x}<br>%{text}<extra></extra>", zmin=-0.5, zmax=3.5,
                     xgap=0 if positions > 200 else 1, ygap=1, name="cache",
                     colorbar=color_bar("", tickvals=[0, 1, 2, 3], ticktext=list(STATES), lenmode="pixels", len=150,
                                        y=1, yanchor="top"))  # fmt: skip

@@ -9,10 +9,11 @@ globalThis.frugal = (() => {
   function decode(item) {
     if (Array.isArray(item)) return item;
     const bytes = Uint8Array.from(atob(item.bdata), (c) => c.charCodeAt(0));
-    const flat = new TYPES[item.dtype](bytes.buffer);
+    const codes = new TYPES[item.dtype](bytes.buffer);
+    const flat = item.words ? Array.from(codes, (code) => item.words[code]) : codes;
     if (item.shape.length === 1) return flat;
     const [rows, cols] = item.shape;
-    return Array.from({ length: rows }, (_, r) => flat.subarray(r * cols, (r + 1) * cols));
+    return Array.from({ length: rows }, (_, r) => flat.slice(r * cols, (r + 1) * cols));
   }
 
   function fill(value, lists) {
