@@ -87,8 +87,8 @@ def test_the_peak_is_the_one_of_the_training_snapshots():
         document = problem(4, 20)
         run = Scripted(LM, document.look, threshold).drive(document)
         expected = max(len(s.tokens) for s in tt.snapshots(tt.solve(document), threshold, 10_000))
-        # The brace that closes a task is fed after its list has gone, so the longest snapshot counts up to one token more.
-        assert expected - 1 <= run.peak_tokens <= expected
+        # The last two tokens of a task are fed after its list has gone, so the longest snapshot may count two more.
+        assert expected - 2 <= run.peak_tokens <= expected
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -110,7 +110,7 @@ def test_threshold_infinity_is_plain_decoding_token_for_token(seed):
                 text.append(token)
                 parser.feed(token, tool=True)
     assert run.tokens == text[:len(run.tokens)] and run.reencoded == 0
-    assert run.peak_tokens == len(run.tokens) - (run.stopped == "done")              # the last brace ends it and is not fed
+    assert run.peak_tokens == len(run.tokens) - 2 * (run.stopped == "done")          # the last two tokens end it and are not fed
 
 
 # ---- wrong implementations, each rejected by the oracle that is about it ------------------------------------------------------

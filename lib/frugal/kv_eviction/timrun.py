@@ -111,14 +111,9 @@ class TIMRuntime(WorkingText):
         started, stopped, answer = time.perf_counter(), "max_tokens", None
         logits = self.feed(prompt, [])
         while len(self.text) < max_tokens:
-            token = self._choose(logits)
-            event = self.parser.feed(token)
-            new = [token]
-            if event.kind == "call":
-                new += self._call(event)
-            spans = self._to_free(event)
+            event, new, spans = self._next(logits)
             if event.kind == "done":
-                self.text.append(token)
+                self.text += new
                 stopped, answer = "done", event.value
                 break
             if self.highest_position(len(new), spans) >= self.limit:
@@ -130,6 +125,21 @@ class TIMRuntime(WorkingText):
         return TIMRun(self.text, stopped, answer, self.peak, self.reencoded, time.perf_counter() - started, self.occupancy,
                       self.frees, self.tables, self.step_of_token, self.parser.tasks, self.peak * self.memory.page_bytes,
                       self.memory.num_bytes)
+
+    def _next(self, logits: torch.Tensor) -> tuple[Event, list[int], list[Span]]:
+        """The model's next token with what follows from it without the model: tool results, and tokens that the schema leaves no
+        choice about. Returns the last event, the tokens to feed and the spans to free before."""
+        token, new, spans = self._choose(logits), [], []
+        while True:
+            event = self.parser.feed(token)
+            new.append(token)
+            if event.kind == "call":
+                new += self._call(event)
+            spans += self._to_free(event)
+            allowed = self.parser.allowed()
+            if not self.constrained or event.kind == "done" or len(allowed) != 1:
+                return event, new, spans
+            token = allowed[0]
 
     def _choose(self, logits: torch.Tensor) -> int:
         """The likeliest next token; under the schema, among those the open field allows."""
