@@ -31,9 +31,9 @@ def interleaved(weight: np.ndarray, num_heads: int) -> np.ndarray:
     return out
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def own_cache(tmp_path_factory, monkeypatch, request):
-    """Tests here write to a cache of their own, except those that read the real model."""
+    """A test's own cache folder, except for tests that read the real model."""
     if "smollm2" not in request.fixturenames:
         monkeypatch.setenv("FRUGAL_CACHE", str(tmp_path_factory.mktemp("cache")))
 

@@ -16,6 +16,7 @@ from frugal.core.checkpoints import load_lm, open_checkpoint
 from frugal.core.fetch import cache_dir
 from frugal.core.layout import part_shapes, split_weights
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
 STEP = {"F32": 0, "F16": 1e-3, "BF16": 8e-3, "Q8_0": 1e-2, "Q4_0": 0.2, "Q4_1": 0.2}     # rounding, of the largest weight
 

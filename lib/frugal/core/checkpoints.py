@@ -78,10 +78,10 @@ def _copy_path(name: str, dtype: torch.dtype) -> Path:
         stem, key = name, MODELS[name].sha256
     else:
         path = Path(name).expanduser()
-        files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-        if not files or not files[0].is_file():
+        if not path.exists():
             raise CheckpointError(f"{name!r} is neither a file nor a folder, nor one of the names {sorted(MODELS)}. "
                                   "Pass one of these.")
+        files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
         facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         stem, key = path.stem, hashlib.sha256(repr(facts).encode()).hexdigest()
     return cache_dir() / "converted" / f"{stem}-{key[:16]}-{str(dtype).removeprefix('torch.')}.safetensors"

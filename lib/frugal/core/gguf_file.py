@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import torch
 from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
-from frugal.core.layout import CheckpointError, check_parts, part_shapes
+from frugal.core.layout import CheckpointError, check_parts, checked_config, part_shapes
 from frugal.core.lm import LMConfig
 from frugal.core.tokenizer import Tokenizer
 
 SUPPORTED = (Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1)
+_MAX_ENTRIES = 1 << 21      # vocabularies have some 10^5 tokens and merges
 _ROWS = 4096        # rows decoded at once: the decoder's scratch space is several times its output
 _NAMES = {"embed": "token_embd", "head": "output", "norm": "output_norm"}
 _LAYER_NAMES = {"attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output",
@@ -35,10 +37,13 @@ class GGUFFile:
     def __init__(self, path: Path):
         self.label = str(path)
         self._reader = _open(path)
-        self.metadata = {key: field.contents() for key, field in self._reader.fields.items()}
+        try:
+            self.metadata = {key: field.contents() for key, field in self._reader.fields.items()}
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{path} is damaged: a text in it is no UTF-8 ({error}). Get it again.") from error
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self.config = self._config_of_file()
-        check_parts(self, name_in_gguf)
+        check_parts(self, name_in_gguf, len(self._tensors))
         self._check_tensors(path.stat().st_size)
 
     def part_names(self) -> set[str]:
@@ -49,6 +54,8 @@ class GGUFFile:
             return Tokenizer.from_gguf(self.metadata)
         except KeyError as error:
             raise CheckpointError(f"{self.label} holds no tokenizer: {error} is missing. Get a complete file.") from error
+        except Exception as error:      # the tokenizers library raises plain Exception on merges of unknown tokens
+            raise CheckpointError(f"{self.label}: the tokenizer cannot be read: {error}") from error
 
     def part(self, name: str) -> Tensor:
         """One weight in float32. The rows of q and k come back in the order of rotate-half RoPE."""
@@ -71,8 +78,8 @@ class GGUFFile:
         number = self._number
         num_heads, hidden_size = int(number("attention.head_count")), int(number("embedding_length"))
         head_dim = int(number("attention.key_length", hidden_size // num_heads if num_heads else 0))
-        config = LMConfig(
-            vocab_size=len(self.metadata.get("tokenizer.ggml.tokens", ())) or int(number("vocab_size")),
+        config = checked_config(
+            self.label, vocab_size=len(self.metadata.get("tokenizer.ggml.tokens", ())) or int(number("vocab_size")),
             hidden_size=hidden_size, num_layers=int(number("block_count")), num_heads=num_heads,
             num_kv_heads=int(number("attention.head_count_kv", num_heads)), head_dim=head_dim,
             intermediate_size=int(number("feed_forward_length")), rope_theta=float(number("rope.freq_base", 10000.0)),
@@ -118,6 +125,21 @@ class GGUFFile:
                                       f"{tensor.data_offset + tensor.n_bytes}, the file at {file_bytes}. Get it again.")
 
 
+class _Reader(gguf.GGUFReader):
+    """The library's reader, stopped at the end of the file: it would walk on through empty slices for ages."""
+
+    def _get(self, offset: Any, dtype: Any, count: Any = 1, *more: Any, **options: Any) -> np.ndarray:
+        end = int(offset) + np.dtype(dtype).itemsize * int(count)
+        if end > len(self.data):
+            raise ValueError(f"byte {end} is asked for and the file ends at {len(self.data)}")
+        return super()._get(int(offset), dtype, count, *more, **options)
+
+    def _get_field_parts(self, offset: Any, kind: Any) -> tuple:
+        if kind == gguf.GGUFValueType.ARRAY and (size := int(self._get(offset + 4, np.uint64)[0])) > _MAX_ENTRIES:
+            raise ValueError(f"a list claims to have {size} entries")
+        return super()._get_field_parts(offset, kind)
+
+
 def _open(path: Path) -> gguf.GGUFReader:
     with open(path, "rb") as file:
         magic = file.read(4)
@@ -125,8 +147,8 @@ def _open(path: Path) -> gguf.GGUFReader:
         raise CheckpointError(f"{path} is no GGUF file: it starts with {magic!r}, not with b'GGUF'. "
                               "Pass a .gguf file or a folder with config.json and safetensors.")
     try:
-        return gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, TypeError, MemoryError) as error:
+        return _Reader(path)
+    except (ValueError, LookupError, ArithmeticError, TypeError, MemoryError, RecursionError) as error:
         raise CheckpointError(f"{path} ({path.stat().st_size} bytes) is truncated or damaged, the GGUF reader "
                               f"stopped with: {error}. Get it again.") from error
 

@@ -4,7 +4,7 @@ A checkpoint keeps q, k, v, gate and up apart; LM multiplies by the fused matrix
 in fewer calls. Both readers (GGUF, safetensors folder) name their parts as below.
 """
 from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,16 @@ class Source(Protocol):
     def part_names(self) -> set[str]: ...
 
     def tokenizer(self) -> Tokenizer: ...
+
+
+def checked_config(label: str, **fields: Any) -> LMConfig:
+    """LMConfig of these fields; CheckpointError where they do not fit together."""
+    try:
+        if fields["head_dim"] % 2:
+            raise ValueError(f"head_dim={fields['head_dim']} is odd, and RoPE turns pairs")
+        return LMConfig(**fields)
+    except ValueError as error:
+        raise CheckpointError(f"{label}: {error}. The configuration is damaged; get it again.") from error
 
 
 def part_shapes(config: LMConfig) -> dict[str, Shape]:
@@ -81,10 +91,13 @@ def split_weights(config: LMConfig, weights: dict[str, Tensor]) -> Iterator[tupl
         yield from zip(parts, weights[name].split([shapes[part][0] for part in parts]), strict=True)
 
 
-def check_parts(source: Source, name_in_file: Callable[[str], str]) -> None:
-    """CheckpointError when parts are missing or there are weights that this decoder has no place for."""
-    expected = set(part_shapes(source.config))
-    missing = sorted(expected - source.part_names())
+def check_parts(source: Source, name_in_file: Callable[[str], str], num_tensors: int) -> None:
+    """CheckpointError when parts are missing. num_tensors: how many tensors of any name the file holds."""
+    if source.config.num_layers > num_tensors:          # a damaged number must not have us list 10^9 names
+        raise CheckpointError(f"{source.label} says it has {source.config.num_layers} layers and holds {num_tensors} "
+                              "weights. The file is damaged or incomplete; get it again.")
+    expected, found = part_shapes(source.config), source.part_names()
+    missing = [part for part in expected if part not in found]
     if missing:
         raise CheckpointError(f"{source.label} lacks {len(missing)} weights, the first {name_in_file(missing[0])!r}; "
                               f"its configuration asks for {len(expected)}. Get a complete file.")

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from frugal.core.layout import CheckpointError, check_parts, part_shapes
+from frugal.core.layout import CheckpointError, check_parts, checked_config, part_shapes
 from frugal.core.lm import LMConfig
 from frugal.core.tokenizer import Tokenizer
 
@@ -34,7 +34,7 @@ class SafetensorsFolder:
         self._json = _read_json(folder / "config.json")
         self._files = _files_of_tensors(folder)
         self.config = self._config_of_file()
-        check_parts(self, name_in_folder)
+        check_parts(self, name_in_folder, len(self._files))
         self._check_tensors()
 
     def part_names(self) -> set[str]:
@@ -69,8 +69,8 @@ class SafetensorsFolder:
         hidden_size, num_heads = self._whole("hidden_size"), self._whole("num_attention_heads")
         theta, scaling = self._rope()
         tied = config.get("tie_word_embeddings", False) or "lm_head.weight" not in self._files
-        return LMConfig(
-            vocab_size=self._whole("vocab_size"), hidden_size=hidden_size, num_layers=self._whole("num_hidden_layers"),
+        return checked_config(
+            self.label, vocab_size=self._whole("vocab_size"), hidden_size=hidden_size, num_layers=self._whole("num_hidden_layers"),
             num_heads=num_heads, num_kv_heads=self._whole("num_key_value_heads", num_heads),
             head_dim=self._whole("head_dim", hidden_size // num_heads),
             intermediate_size=self._whole("intermediate_size"), rope_theta=theta,

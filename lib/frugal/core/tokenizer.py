@@ -51,6 +51,8 @@ class Tokenizer:
                              f"with {sorted(_PRE_TOKENIZERS)} can be read. Remedy: use a folder with tokenizer.json")
         tokens: list[str] = metadata["tokenizer.ggml.tokens"]
         types: Sequence[int] = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("a token stands twice in the vocabulary: the file is damaged, get it again")
         merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
         fast = tokenizers.Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
         fast.pre_tokenizer = _PRE_TOKENIZERS[pre]()
