@@ -19,7 +19,7 @@ from frugal.kv_eviction import ALL
 OUT = Path(__file__).parents[1] / "lib/frugal/kv_eviction/recorded"
 POLICIES = [cls.name for cls in ALL if cls.kind == "policy"]
 CACHES = [cls.name for cls in ALL if cls.kind == "cache"]
-SEEDS = {"continuation": 3, "copying": 3, "passkey": 5, "passkey_query_aware": 5, "facts": 5, "agreement": 3}
+SEEDS = {"continuation": 2, "copying": 2, "passkey": 4, "passkey_query_aware": 4, "facts": 4, "agreement": 2}
 MAP_METHODS, MAP_STEPS, MAP_PROMPT, MAP_BUDGET = ("streaming_llm", "h2o", "snapkv", "tova", "knorm", "keyformer"), (0, 8, 16, 24), 96, 0.4
 
 
@@ -35,7 +35,7 @@ def record_sweeps(jobs: int) -> None:
 def record_keep_map() -> None:
     """Which heads hold which position, for a fixed-size cache while an answer grows."""
     lm = load_lm()
-    prompt = tasks.continuation(MAP_PROMPT, 1, 0, lm.tokenizer).context
+    prompt = list(tasks.continuation(0, lm.tokenizer, MAP_PROMPT, 1).context)
     length, held, texts = MAP_PROMPT + max(MAP_STEPS), {}, []
     for cls in [c for c in ALL if c.name in MAP_METHODS]:
         cache, logits, evictor = compressed_cache(lm, prompt, cls(), MAP_BUDGET, protocol="fixed_size", max_steps=max(MAP_STEPS))

@@ -6,7 +6,8 @@ from frugal.kv_eviction.based import Based
 from frugal.kv_eviction.baselines import TOVA, Full, HeavyHitter, Knorm, Random, SnapKV, StreamingLLM, Window
 from frugal.kv_eviction.keyformer import Keyformer
 from frugal.kv_eviction.mikv import Mikv
-
+from frugal.kv_eviction.shadowkv import Shadowkv
 from frugal.kv_eviction.timrun import Timrun
+from frugal.kv_eviction.workloads import WORKLOADS  # noqa: F401  (what `frugal sweep kv_eviction` runs on)
 
-ALL = [Full, Random, Window, StreamingLLM, HeavyHitter, SnapKV, TOVA, Knorm, Keyformer, Mikv, Timrun, Based]
+ALL = [Full, Random, Window, StreamingLLM, HeavyHitter, SnapKV, TOVA, Knorm, Keyformer, Mikv, Shadowkv, Timrun, Based]

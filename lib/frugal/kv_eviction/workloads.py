@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from frugal.core.checkpoints import load_lm
-from frugal.core.generation import Prompt, compressed_cache, generate
+from frugal.core.budgets import resolve
+from frugal.core.eviction import Evictor
+from frugal.core.generation import compressed_cache, generate
 from frugal.data import tasks
 
-BUDGETS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
+BUDGETS = (1.0, 0.75, 0.5, 0.25, 0.1)
 
 
 @lru_cache(maxsize=2)
@@ -39,14 +41,11 @@ class KVWorkload:
         return model_hash(self.model)
 
     def cut(self, method: type, budget, seed: int, context: list[int], room: int):
-        """The compressed cache of a context, the cells every row has, and the model."""
-        lm = model(self.model)
-        cache, logits, evictor = compressed_cache(lm, context, method(), budget, protocol=self.protocol, seed=seed,
-                                                  room=room)
-        full_bytes = len(context) * lm.config.kv_bytes_per_token
-        cells = {"context_tok": len(context), "cache_bytes": cache.num_bytes, "full_bytes": full_bytes,
-                 "held_tok": int(cache.num_held(0)[0]), "policy_s": evictor.seconds if evictor else 0.0}
-        return lm, cache, logits, cells
+        """The compressed cache of a context, the logits of its next token, and the cells every row has."""
+        cache, logits, policy_s = compressed(self.model, method, budget, seed, tuple(context), room)
+        full_bytes = len(context) * model(self.model).config.kv_bytes_per_token
+        return cache, logits, {"context_tok": len(context), "cache_bytes": cache.num_bytes, "full_bytes": full_bytes,
+                               "held_tok": int(cache.num_held(0)[0]), "policy_s": policy_s}
 
 
 @dataclass(frozen=True)
@@ -58,22 +57,30 @@ class Passkey(KVWorkload):
     def run(self, method: type, budget, seed: int) -> Mapping[str, Any]:
         lm = model(self.model)
         task = tasks.passkey(self.num_tokens, seed, lm.tokenizer)
-        found = generate(lm, Prompt(task.context, task.question), method(), budget, "compress_once", max_new_tokens=8,
-                         seed=seed, query_aware=self.query_aware)[0]
-        return {"hit": float(task.answer in found.text), "answer": found.text.strip(), "cache_bytes": found.prompt_bytes}
+        context, question = lm.tokenizer.encode(task.context), lm.tokenizer.encode(task.question)
+        if self.query_aware:
+            context, question = context + question[:-1], question[-1:]
+        cache, _, cells = self.cut(method, budget, seed, context, len(question) + 8)
+        written, ids = [], question
+        for _ in range(8):
+            written.append(int(lm(torch.tensor([ids]), cache, last_only=True)[0, -1].argmax()))
+            ids = written[-1:]
+        text = lm.tokenizer.decode(written)
+        return {**cells, "hit": float(task.is_hit(text)), "answer": text.strip()}
 
 
 @dataclass(frozen=True)
 class Copying(KVWorkload):
-    """Random tokens, then the same again, teacher-forced: the share of the second copy that is predicted."""
+    """A list of random words, then the same again, teacher-forced: the share of the second copy that is predicted."""
     name: str = "copying"
     num_tokens: int = 160
 
     def run(self, method: type, budget, seed: int) -> Mapping[str, Any]:
-        task = tasks.copying(self.num_tokens, seed, model(self.model).tokenizer)
-        lm, cache, _, cells = self.cut(method, budget, seed, task.context, len(task.continuation))
-        logits = lm(torch.tensor([task.continuation[:-1]]), cache)[0]
-        wanted = torch.tensor(task.continuation[1:])
+        lm = model(self.model)
+        task = tasks.copying(self.num_tokens, seed, lm.tokenizer)
+        cache, _, cells = self.cut(method, budget, seed, list(task.context), len(task.rest))
+        logits = lm(torch.tensor([task.rest[:-1]]), cache)[0]
+        wanted = torch.tensor(task.rest[1:])
         return {**cells, "accuracy": float((logits.argmax(-1) == wanted).float().mean())}
 
 
@@ -87,11 +94,11 @@ class Continuation(KVWorkload):
 
     def run(self, method: type, budget, seed: int) -> Mapping[str, Any]:
         lm = model(self.model)
-        task = tasks.continuation(self.context_tok, self.scored_tok, seed, lm.tokenizer)
-        lm, cache, first, cells = self.cut(method, budget, seed, task.context, len(task.continuation))
-        logits = torch.cat([first[None], lm(torch.tensor([task.continuation[:-1]]), cache)[0]]).log_softmax(-1)
-        whole = lm(torch.tensor([task.context + task.continuation[:-1]]))[0, len(task.context) - 1:].log_softmax(-1)
-        wanted = torch.tensor(task.continuation)
+        task = tasks.continuation(seed, lm.tokenizer, self.context_tok, self.scored_tok)
+        cache, first, cells = self.cut(method, budget, seed, list(task.context), len(task.rest))
+        logits = torch.cat([first[None], lm(torch.tensor([task.rest[:-1]]), cache)[0]]).log_softmax(-1)
+        whole = full_logprobs(self.model, task)
+        wanted = torch.tensor(task.rest)
         return {**cells, "nll": float(F.nll_loss(logits, wanted)),
                 "kl": float(F.kl_div(logits, whole, log_target=True, reduction="batchmean"))}
 
@@ -107,7 +114,7 @@ class Facts(KVWorkload):
         task = tasks.facts(self.num_facts, seed, lm.tokenizer)
         encode = lm.tokenizer.encode
         context, question, answer = encode(task.context), encode(task.question), encode(task.answer)
-        lm, cache, _, cells = self.cut(method, budget, seed, context, len(question) + len(answer))
+        cache, _, cells = self.cut(method, budget, seed, context, len(question) + len(answer))
         logits = lm(torch.tensor([question + answer[:-1]]), cache)[0, len(question) - 1:].log_softmax(-1)
         return {**cells, "gold_logprob": float(-F.nll_loss(logits, torch.tensor(answer)))}
 
@@ -123,14 +130,45 @@ class Agreement(KVWorkload):
 
     def run(self, method: type, budget, seed: int) -> Mapping[str, Any]:
         lm = model(self.model)
-        prompt = tasks.continuation(self.context_tok, 1, seed, lm.tokenizer).context
-        whole = full_answer(self.model, tuple(prompt), self.new_tok)
-        ours = generate(lm, [prompt], method(), budget, self.protocol, max_new_tokens=self.new_tok, seed=seed,
+        prompt = tasks.continuation(seed, lm.tokenizer, self.context_tok, 1).context
+        whole = full_answer(self.model, prompt, self.new_tok)
+        ours = generate(lm, [list(prompt)], method(), budget, self.protocol, max_new_tokens=self.new_tok, seed=seed,
                         stop_at_end=False)[0]
         same = [a == b for a, b in zip(ours.tokens, whole)]
         prefix = same.index(False) if False in same else len(same)
         return {"agreement": prefix / self.new_tok, "cache_bytes": ours.num_bytes, "prompt_bytes": ours.prompt_bytes,
                 "decode_s": ours.decode_s, "policy_s": ours.policy_s}
+
+
+@lru_cache(maxsize=6)
+def prefilled(name: str, method: type, seed: int, context: tuple[int, ...]):
+    """A context gone through once, scored by the method but not cut yet: all budgets start from here."""
+    lm = model(name)
+    evictor = Evictor(method(), len(context), seed=seed)
+    cache = lm.new_cache(1, observer=evictor)
+    logits = lm(torch.tensor([context]), cache, last_only=True)[0, -1]
+    return cache, logits, evictor
+
+
+def compressed(name: str, method: type, budget, seed: int, context: tuple[int, ...], room: int):
+    """(cache cut to the budget, logits of the next token, seconds of the policy's work)."""
+    lm = model(name)
+    if method.kind != "policy":
+        cache, logits, _ = compressed_cache(lm, list(context), method(), budget, seed=seed, room=room)
+        return cache, logits, 0.0
+    whole, logits, watched = prefilled(name, method, seed, context)
+    cutter = Evictor(method(), resolve(budget, len(context)), seed=seed, reserve=room)
+    cache = whole.copy()
+    cutter.after_forward(cache)
+    cache.observer = None
+    return cache, logits, watched.seconds + cutter.seconds
+
+
+@lru_cache(maxsize=8)
+def full_logprobs(name: str, task: tasks.Scored) -> torch.Tensor:
+    """Log-probabilities of the full cache for what follows the context, (scored tokens, vocabulary)."""
+    logits = model(name)(torch.tensor([task.ids[:-1]]))[0, task.num_context - 1:]
+    return logits.log_softmax(-1)
 
 
 @lru_cache(maxsize=16)
