@@ -2,7 +2,8 @@
 
     python recipes/record_tim.py --seeds 12
 
-One thread, about 15 CPU minutes. Writes tim_accuracy.json, tim_steps.json and tim_tree.json into the package.
+One thread, about 10 CPU minutes. Writes tim_accuracy.json, tim_steps.json and tim_tree.json into the package;
+with --demo tim_demo.json instead, the forced thread on SmolLM2.
 """
 import argparse
 from pathlib import Path
@@ -11,20 +12,26 @@ import torch
 from tqdm.auto import tqdm
 
 import frugal.kv_eviction as family
+from frugal.core.checkpoints import load_lm
 from frugal.core.recording import record
-from frugal.kv_eviction import tim_measure
+from frugal.kv_eviction import tim_demo, tim_measure
 from frugal.kv_eviction.timrun import Timrun
 from frugal.models.mini_tim import load_mini_tim
 
-EXAMPLE = (25, 0)                                  # records, seed of the run that is shown step by step
+ORDER = {"apple": 4, "bread": 2, "cheese": 3, "honey": 5}
+EXAMPLE = (20, 0)                                  # records, seed of the run that is shown step by step
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=12, help="problems of each size")
     parser.add_argument("--out", type=Path, default=Path(family.__file__).parent / "recorded")
+    parser.add_argument("--demo", action="store_true", help="record the forced thread on SmolLM2 and nothing else")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.demo:
+        record(tim_demo.steps_table(load_lm("smollm2-135m"), ORDER), options.out / "tim_demo.json")
+        return
     lm = load_mini_tim()
     document = tim_measure.problem(*EXAMPLE)
     record(tim_measure.steps_table(lm, document), options.out / "tim_steps.json")

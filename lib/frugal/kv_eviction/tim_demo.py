@@ -9,9 +9,10 @@ import json
 import math
 import operator
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import pandas as pd
 import torch
 
 from frugal.kv_eviction.timrun import SubtaskStack, ToolError
@@ -209,6 +210,20 @@ def demo(lm, order: Mapping[str, int], threshold: int | float = 0, **options) ->
     """The shopping thread with the chat model `lm`; threshold math.inf prunes nothing."""
     tools = {"look_up": look_up(PRICES), "calculate": calculate}
     return ForcedThread(lm, tools, threshold, forgiving=True, **options).run(PROMPT, shopping(order))
+
+
+def steps_table(lm, order: Mapping[str, int], thresholds: Iterable[int | float] = (0, 1, math.inf)) -> pd.DataFrame:
+    """Occupancy of the shopping thread, one row a threshold and forward pass, with what the run came to.
+
+    threshold ("inf": no pruning), step, held (tokens), num_tokens, peak_bytes, reencoded, right and values (see `values_right`).
+    """
+    rows = []
+    for threshold in thresholds:
+        run = demo(lm, order, threshold)
+        right, count = values_right(run, order)
+        rows += [{"threshold": str(threshold), "step": step, "held": held, "num_tokens": run.num_tokens, "peak_bytes": run.peak_bytes,
+                  "reencoded": run.reencoded, "right": right, "values": count} for step, held in enumerate(run.occupancy)]
+    return pd.DataFrame(rows)
 
 
 def values_right(run: DemoRun, order: Mapping[str, int]) -> tuple[int, int]:
