@@ -48,16 +48,13 @@ def unpack_bits(packed: UInt8[Tensor, "*lead packed"], bits: int, count: int) ->
         raise ValueError(f"{packed.shape[-1]} bytes cannot hold {count} codes of {bits} bits")
     if bits == 8:
         return packed[..., :count].clone()
-    lanes = packed.unflatten(-1, (packed.shape[-1] // size, size))
-    if size == 1:                                                          # 2 and 4 bits stay inside one byte
-        shifts = torch.arange(per, device=packed.device, dtype=torch.uint8) * bits
-        codes = (lanes >> shifts) & ((1 << bits) - 1)
+    if bits == 3:                                                          # bytes only: int32 words take ten times as long
+        a, b, c = packed.unflatten(-1, (packed.shape[-1] // 3, 3)).unbind(-1)
+        codes = [a & 7, (a >> 3) & 7, (a >> 6) | ((b & 1) << 2), (b >> 1) & 7, (b >> 4) & 7, (b >> 7) | ((c & 3) << 1),
+                 (c >> 2) & 7, c >> 5]
     else:
-        into = torch.arange(size, device=packed.device, dtype=torch.int32) * 8
-        word = (lanes.to(torch.int32) << into).sum(-1, keepdim=True, dtype=torch.int32)
-        shifts = torch.arange(per, device=packed.device, dtype=torch.int32) * bits
-        codes = ((word >> shifts) & ((1 << bits) - 1)).to(torch.uint8)
-    return codes.flatten(-2)[..., :count]
+        codes = [(packed >> shift) & ((1 << bits) - 1) for shift in range(0, 8, bits)]
+    return torch.stack(codes, -1).flatten(-2)[..., :count]
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -121,7 +118,7 @@ def decode(packed: UInt8[Tensor, "*lead packed"], scale: Float[Tensor, "*lead gr
     codes = unpack_bits(packed, bits, size)
     groups = scale.shape[-1]
     codes = codes.reshape(*codes.shape[:-1], groups, size // groups).to(dtype)
-    return (codes * scale.to(dtype)[..., None] + low.to(dtype)[..., None]).flatten(-2)
+    return torch.addcmul(low.to(dtype)[..., None], codes, scale.to(dtype)[..., None]).flatten(-2)
 
 
 def row_bytes(size: int, bits: int, group: int | None = None) -> int:

@@ -97,10 +97,11 @@ def _retained() -> Evidence:
     return Evidence(measured=kept("MiKV 50 %", low_bits=3), note=_TASK + "The same half kept in 3 bits, with balancer")
 
 
-def _two_bits() -> Evidence:
-    return Evidence(measured=kept("MiKV 20 %", low_bits=2) - kept("evicted instead", important=0.2),
-                    note=_TASK + f"Points gained by keeping 80 % in 2 bits over dropping them; in 3 bits "
-                                 f"{kept('MiKV 20 %', low_bits=3) - kept('evicted instead', important=0.2):.0f}")
+def _recovered() -> Evidence:
+    two = kept("MiKV 20 %", low_bits=2) - kept("evicted instead", important=0.2)
+    three = kept("MiKV 20 %", low_bits=3) - kept("evicted instead", important=0.2)
+    return Evidence(measured=kept("MiKV 50 %", low_bits=3) - kept("evicted instead", important=0.5),
+                    note=_TASK + f"With a fifth important: {three:.0f} points by 3 bits, {two:.0f} by 2 bits, which this small model does not stand")
 
 
 _ROWS = "arXiv 2410.21465, table of throughput as printed in the repository bytedance/ShadowKV: Llama-3.1-8B, 122K"
@@ -112,9 +113,10 @@ CLAIMS = [
     Claim("mikv_evicted_half", MIKV, "Evicting half of the cache leaves about 43 % of line retrieval.", 43, "%", _SUMMARY,
           "measured", _evicted, "direction holds", tolerance=0.1, neutral=100.0),
     Claim("mikv_retained_int3", MIKV, "The same half kept in 3 bits instead: 99.8 %.", 99.8, "%", _SUMMARY,
-          "measured", _retained, "reproduced", tolerance=0.1, neutral=43.0),
-    Claim("mikv_low_precision_recovers", MIKV, "A small amount of low-precision information recovers most of what eviction loses "
-          "(57 points of line retrieval).", 57, "points", _SUMMARY, "measured", _two_bits, "direction holds", tolerance=0.2),
+          "measured", _retained, "direction holds", tolerance=0.1, neutral=43.0),
+    Claim("mikv_low_precision_recovers", MIKV, "A small amount of low-precision information recovers most of what eviction loses: "
+          "57 points when the evicted half is kept in 3 bits.", 56.8, "points", _SUMMARY, "measured", _recovered, "reproduced",
+          tolerance=0.2),
     Claim("shadowkv_batch_6x", SHADOWKV, "Up to six times the batch.", 6, "x", "arXiv 2410.21465, abstract", "counted",
           _batch_ratio, "reproduced", tolerance=0.15),
     Claim("shadowkv_batch_full_122k", SHADOWKV, "The full cache fits a batch of 4 at 122K tokens.", 4, "sequences", _ROWS, "counted",
