@@ -55,7 +55,8 @@ TEMPLATE: dict[str, Any] = {
     "layout": {
         "colorway": list(PALETTE),
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222222"},
-        "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 16}},
+        "title": {"x": 0, "xref": "paper", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 14},
+                  "font": {"size": 16}},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 64, "r": 24, "t": 56, "b": 52},
@@ -63,6 +64,7 @@ TEMPLATE: dict[str, Any] = {
                   "title": {"font": {"size": 13}, "standoff": 10}},
         "yaxis": {"automargin": True, "zeroline": False, "gridcolor": "#e5e5e5", "linecolor": "#999999",
                   "title": {"font": {"size": 13}, "standoff": 10}},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)"},
         "legend": {"bgcolor": "rgba(0,0,0,0)"},
         "colorscale": {"sequential": "Cividis", "sequentialminus": "Cividis"},
         "hoverlabel": {"align": "left"},

@@ -32,8 +32,9 @@ def token_strip(tokens: Sequence[str], values: Iterable, *, title: str, value: s
     remarks = [f"token {i}: {escape(repr(t))}<br>{escape(value)}: {_number(v)}" for i, (t, v) in enumerate(zip(tokens, numbers))]
     if hover is not None:
         remarks = [f"{one}<br>{escape(more)}" for one, more in zip(remarks, hover)]
-    fig = blank(title, "", "", height=84 + 26 * (lines[-1] + 1), bargap=0.12, margin={"l": 8, "r": 8, "t": 68, "b": 16}, barmode="overlay", showlegend=False)
-    scale = {"colorscale": SEQUENTIAL, "cmin": low, "cmax": high, "colorbar": _bar(value)}
+    fig = blank(title, "", "", height=92 + 26 * (lines[-1] + 1), bargap=0.12, barmode="overlay", showlegend=False,
+                margin={"l": 8, "r": 8, "t": 76, "b": 16}, minreducedheight=16)
+    scale = {"colorscale": SEQUENTIAL, "cmin": low, "cmax": high, "colorbar": _bar()}
     for name, own in (("tokens", [not math.isnan(v) for v in numbers]), ("without a number", [math.isnan(v) for v in numbers])):
         there = name == "tokens"
         if any(own) or there:
@@ -44,6 +45,8 @@ def token_strip(tokens: Sequence[str], values: Iterable, *, title: str, value: s
                 textposition="inside", insidetextanchor="middle", textangle=0, constraintext="none", name=name,
                 textfont={"family": "ui-monospace, monospace", "size": 12}, marker={**color, "line": {"width": 0}},
             )  # fmt: skip
+    fig.add_annotation(text=escape(value), x=1, y=1, xref="paper", yref="paper", xanchor="right", yanchor="bottom", yshift=34,
+                       showarrow=False, font={"size": 11})  # fmt: skip
     fig.update_xaxes(visible=False, range=[0, max(s + n for s, n in zip(starts, sizes)) if lines[-1] else width], fixedrange=True)
     fig.update_yaxes(visible=False, autorange="reversed", fixedrange=True)
     table = {"columns": ["place", "token", value], "rows": [[i, t, _cell(v)] for i, (t, v) in enumerate(zip(tokens, numbers))]}
@@ -116,11 +119,10 @@ def _ends(numbers: list[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def _bar(value: str) -> dict[str, Any]:
-    """A flat colour bar above the text, at the right."""
-    return color_bar(value, title={"text": escape(value), "side": "top", "font": {"size": 11}}, thickness=10, nticks=5,
-                     orientation="h", x=1, xanchor="right", y=1, yanchor="bottom", lenmode="pixels", len=220,
-                     tickfont={"size": 11})  # fmt: skip
+def _bar() -> dict[str, Any]:
+    """A flat colour bar above the text, at the right. (A title of its own would make plotly move the figure's title.)"""
+    return color_bar("", thickness=10, nticks=5, orientation="h", x=1, xanchor="right", y=1, yanchor="bottom",
+                     lenmode="pixels", len=220, tickfont={"size": 11}, ypad=4, xpad=2)  # fmt: skip
 
 
 def _number(value: float) -> str:

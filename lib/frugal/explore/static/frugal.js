@@ -28,6 +28,7 @@ Object.assign(globalThis.frugal, (() => {
     const [r, g, b, alpha] = probe.getImageData(0, 0, 1, 1).data;
     const shade = (strength) => `rgba(${r},${g},${b},${((strength * alpha) / 255).toFixed(3)})`;
     look.layout.font = { ...look.layout.font, color: shade(1) };
+    look.layout.modebar = { ...look.layout.modebar, color: shade(0.35), activecolor: shade(0.8) };
     for (const axis of ["xaxis", "yaxis"]) {
       look.layout[axis] = { ...look.layout[axis], gridcolor: shade(0.14), linecolor: shade(0.5),
         tickcolor: shade(0.5) };
