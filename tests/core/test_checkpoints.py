@@ -190,3 +190,13 @@ def test_smollm2_has_the_sizes_of_its_model_card(smollm2):
     c = smollm2.config
     assert (c.num_layers, c.hidden_size, c.num_heads, c.num_kv_heads, c.vocab_size) == (30, 576, 9, 3, 49152)
     assert smollm2.num_parameters == 134_515_008 and c.tie_embeddings and c.max_positions == 8192
+
+
+def test_two_processes_converting_at_once_share_one_copy(write_gguf):
+    script = "import sys; from frugal.core.checkpoints import load_lm; print(load_lm(sys.argv[1]).weights['embed'].sum())"
+    path = str(write_gguf())
+    children = [subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True)
+                for _ in range(2)]
+    sums = {child.communicate(timeout=120)[0] for child in children}
+    assert len(sums) == 1 and sums != {""} and all(child.returncode == 0 for child in children)
+    assert len(list((cache_dir() / "converted").iterdir())) == 2            # the copy and its lock
