@@ -8,14 +8,14 @@ import plotly.graph_objects as go
 from frugal.explore.pictures.maps import cache_map
 from frugal.explore.theme import blank, styles
 
-# workload -> column of its quality, axis label, whether more is better
+# workload -> column of its quality, axis label
 QUALITY = {
-    "continuation": ("nll", "loss of the next 128 tokens (nats a token)", False),
-    "copying": ("accuracy", "second copy predicted (share)", True),
-    "passkey": ("hit", "pass key found (share of trials)", True),
-    "passkey_query_aware": ("hit", "pass key found (share of trials)", True),
-    "facts": ("gold_logprob", "log-probability of the right colour (nats a token)", True),
-    "agreement": ("agreement", "answer equal to the full cache's (share of 64 tokens)", True),
+    "continuation": ("nll", "loss of the next 128 tokens (nats a token)"),
+    "copying": ("accuracy", "second copy predicted (share)"),
+    "passkey": ("hit", "pass key found (share of trials)"),
+    "passkey_query_aware": ("hit", "pass key found (share of trials)"),
+    "facts": ("gold_logprob", "log-probability of the right colour (nats a token)"),
+    "agreement": ("agreement", "answer equal to the full cache's (share of 64 tokens)"),
 }
 TITLES = {
     "continuation": "Reading on", "copying": "Copying", "passkey": "Pass key, question unseen",
@@ -23,49 +23,58 @@ TITLES = {
 }
 
 
-def mean_rows(rows: pd.DataFrame, workload: str) -> pd.DataFrame:
-    """Mean, least and greatest quality over the seeds, one row per method and budget; and the mean bytes held."""
-    column = QUALITY[workload][0]
-    part = rows[(rows.workload == workload) & (rows.error == "")]
-    grouped = part.groupby(["method", "budget"], sort=False)
-    table = grouped[column].agg(["mean", "min", "max", "count"]).reset_index()
-    table["mb"] = (grouped["cache_bytes"].mean() / 1e6).to_numpy()
-    return table.sort_values(["method", "budget"], ignore_index=True)
+def averaged(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per workload, method and budget: mean, least and greatest quality over the seeds, mean megabytes held,
+    and the number of seeds that ran. A method that could not meet a budget has its error and no numbers."""
+    tables = []
+    for workload, part in rows.groupby("workload", sort=False):
+        for (method, budget), runs in part.groupby(["method", "budget"], sort=False):
+            ran = runs[runs.error == ""]
+            quality = ran[QUALITY[workload][0]]
+            tables.append({"workload": workload, "method": method, "budget": budget, "mean": quality.mean(),
+                           "min": quality.min(), "max": quality.max(), "mb": ran["cache_bytes"].mean() / 1e6,
+                           "seeds": len(ran), "error": "" if len(ran) else runs.error.iloc[0]})
+    return pd.DataFrame(tables).sort_values(["workload", "method", "budget"], ignore_index=True)
 
 
 def budget_curve(rows: pd.DataFrame, workload: str = "continuation", method: str = "keyformer",
                  budget: float = 0.25) -> go.Figure:
     """Quality of every method against the budget; one method stands out, with the range over its seeds.
 
-    rows: a sweep with the columns of `workloads.py`. The axes stay fixed while the controls move.
+    rows: what `averaged` gives. The axes stay fixed while the controls move.
     """
-    _, label, more = QUALITY[workload]
-    table = mean_rows(rows, workload)
+    label = QUALITY[workload][1]
+    table = rows[(rows.workload == workload) & (rows.error == "")]
     looks = styles(sorted(rows.method.unique()))
     chosen = table[(table.method == method) & (table.budget == budget)]
     full = table[table.method == "full"]["mean"].mean()
     said = "did not run" if chosen.empty else f"{chosen['mean'].iloc[0]:.3g} in {chosen.mb.iloc[0]:.3g} MB"
-    fig = blank(f"{TITLES[workload]}: {method} with {budget:.0%} of the cache: {said} (full: {full:.3g})",
-                x="share of the full cache kept", y=label)
-    for name, part in table.groupby("method", sort=False):
-        strong, look = name == method, looks[name]
-        spread = dict(type="data", array=part["max"] - part["mean"], arrayminus=part["mean"] - part["min"],
-                      thickness=1, width=3) if strong else None
-        fig.add_scatter(x=part.budget, y=part["mean"], name=name, mode="lines+markers", opacity=1 if strong else 0.45,
-                        line={**look.line, "width": 4 if strong else 1.5}, marker={**look.points}, error_y=spread,
-                        customdata=part.mb, hovertemplate="%{x:.0%}: %{y:.3g}, %{customdata:.3g} MB<extra>" + name + "</extra>")
-    fig.add_vline(x=budget, line_dash="dot", line_width=1, line_color="#808080")
     low, high = table["min"].min(), table["max"].max()
     room = 0.05 * (high - low or 1)
-    fig.update_yaxes(range=[low - room, high + room])
-    fig.update_xaxes(range=[1.05, 0.05], tickformat=".0%")
-    return fig
+    fig = blank(f"{TITLES[workload]}: {method} with {budget:.0%} of the cache: {said} (full: {full:.3g})",
+                x="share of the full cache kept", y=label, yaxis_range=[low - room, high + room], xaxis_range=[1.05, 0.05],
+                xaxis_tickformat=".0%", shapes=[{"type": "line", "x0": budget, "x1": budget, "y0": 0, "y1": 1, "yref": "paper",
+                                                 "line": {"dash": "dot", "width": 1, "color": "#808080"}}])
+    traces = []
+    for name, part in table.groupby("method", sort=False):
+        strong, look, mean = name == method, looks[name], part["mean"]
+        trace = {"type": "scatter", "x": part.budget.tolist(), "y": mean.tolist(), "name": name, "mode": "lines+markers",
+                 "opacity": 1 if strong else 0.45, "line": {**look.line, "width": 4 if strong else 1.5}, "marker": look.points,
+                 "customdata": part.mb.tolist(), "hovertemplate": "%{x:.0%}: %{y:.3g}, %{customdata:.3g} MB"}
+        if strong:
+            trace["error_y"] = {"type": "data", "array": (part["max"] - mean).tolist(), "thickness": 1, "width": 3,
+                                "arrayminus": (mean - part["min"]).tolist()}
+        traces.append(trace)
+    return fig.add_traces(traces)
 
 
 def bytes_curve(rows: pd.DataFrame, workload: str = "continuation") -> go.Figure:
-    """Quality against the bytes really held, all methods: the fair axis, since a packed token is not a whole one."""
-    _, label, _ = QUALITY[workload]
-    table = mean_rows(rows, workload)
+    """Quality against the bytes really held, all methods: the fair axis, since a packed token is not a whole one.
+
+    rows: what `averaged` gives.
+    """
+    label = QUALITY[workload][1]
+    table = rows[(rows.workload == workload) & (rows.error == "")]
     looks = styles(sorted(rows.method.unique()))
     fig = blank(f"{TITLES[workload]}: quality against measured bytes", x="cache held (MB, measured)", y=label)
     for name, part in table.groupby("method", sort=False):

@@ -67,7 +67,7 @@ def fetch_timeline(rows: pd.DataFrame, step: int = 1, layers: str = "first 6") -
     if layers not in ("first 6", "all"):
         raise ValueError(f"layers {layers!r}: allowed are first 6, all")
     at = rows[(rows["step"] == step) & (rows["layer"] < (6 if layers == "first 6" else 10_000))]
-    fig = blank(f"Rebuilding keys while values arrive (step {step})", "time since the step began (ms)", "", barmode="overlay",
+    fig = blank(f"Rebuilding keys while values arrive (step {step})", "time since the step began (ms)", "lane", barmode="overlay",
                 height=280, bargap=0.3)
     for lane, color in LANES.items():
         own = at[at["lane"] == lane]
