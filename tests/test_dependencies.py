@@ -103,6 +103,7 @@ def test_the_library_imports_only_what_is_declared(path):
 
 @pytest.mark.parametrize("folder", ["tests", "recipes", "benchmarks"])
 def test_tests_recipes_and_benchmarks_import_only_what_is_declared(folder):
-    local = {path.stem for home in ("tests", "recipes", "benchmarks") for path in (ROOT / home).rglob("*") if path.is_dir() or path.suffix == ".py"}
+    homes = ("tests", "recipes", "benchmarks")
+    local = {*homes, *(path.stem for home in homes for path in (ROOT / home).rglob("*") if path.is_dir() or path.suffix == ".py")}
     found = {str(path.relative_to(ROOT)): undeclared(imported(path)[1] - local, set(EVERYTHING)) for path in (ROOT / folder).rglob("*.py")}
     assert {name: wrong for name, wrong in found.items() if wrong} == {}

@@ -160,8 +160,8 @@ def test_ci_calls_make_test_and_keeps_its_exit_code(tmp_path):
 
 
 def test_the_wheel_holds_everything_a_reader_needs(tmp_path):
-    copy = tmp_path / "copy"
-    for path in tracked():
+    copy, files = tmp_path / "copy", tracked()
+    for path in files:
         target = copy / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
@@ -170,8 +170,8 @@ def test_the_wheel_holds_everything_a_reader_needs(tmp_path):
     assert done.returncode == 0, done.stderr
     wheel, = (tmp_path / "out").glob("frugal-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {str(path.relative_to(ROOT / "lib")) for path in tracked() if path.is_relative_to(LIBRARY)}
+    wanted = {str(path.relative_to(ROOT / "lib")) for path in files if path.is_relative_to(LIBRARY)}
     books = {f"frugal-{frugal.__version__}.data/data/share/frugal/notebooks/{path.name}"
-             for path in tracked() if path.suffix == ".ipynb" and path.parent.name == "notebooks"}
+             for path in files if path.suffix == ".ipynb" and path.parent.name == "notebooks"}
     assert (wanted | books) - names == set()
     assert {name for name in names if name.endswith((".pyc", ".part"))} == set()
