@@ -185,6 +185,23 @@ def test_bad_settings_say_so(make, words):
         make()
 
 
+@pytest.mark.parametrize("device, dtype", [
+    ("cpu", torch.bfloat16), ("cpu", torch.float16),
+    pytest.param("cuda", torch.float32, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator"))])
+def test_other_dtypes_and_devices(device, dtype):
+    q, k, v = (x.to(device, dtype) for x in tensors(60))
+    cache, out, first = EXACT.make_cache(CONFIG, ROPE, device=device, dtype=dtype), [], 0
+    for size in (50, 1, 9):
+        positions, part = cache.next_positions(size), slice(first, first + size)
+        out.append([cache.attend(layer, q[:, part], k[:, part], v[:, part], positions) for layer in range(2)][0])
+        cache.advance(size)
+        cache.finish_prompt()
+        first += size
+    out = torch.cat(out, 1)
+    assert out.dtype == dtype and out.device.type == device
+    torch.testing.assert_close(out.float(), full_attention(q.float(), k.float(), v.float()), atol=0.06, rtol=0.06)
+
+
 def test_a_copy_goes_its_own_way():
     q, k, v = tensors(110)
     cache, _ = filled(Shadowkv(), q, k, v, 100)
