@@ -223,3 +223,11 @@ def test_every_command_in_the_readme_exists():
         from typer.main import get_command
         known = {name for parameter in get_command(app).commands[words[1]].params for name in parameter.opts}
         assert set(options) <= known, words
+
+
+def test_the_readmes_reproduce_example_exists():
+    from frugal.explore.reproduce import known
+
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    keys = [line.split()[2] for line in text.splitlines() if line.startswith("frugal reproduce ")]
+    assert keys and set(keys) <= set(known())
