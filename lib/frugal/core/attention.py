@@ -1,7 +1,7 @@
 """Grouped-query attention over cache slots: exact, causal, ragged, and its rows on request.
 
-Three paths give the same numbers. One new token per sequence on the CPU in fp32 runs two numba loops around
-PyTorch's softmax, which read every key and value once for all query heads that share it. Several new tokens run
+Three paths give the same numbers. A few new tokens per sequence on the CPU in fp32 run one compiled loop, which
+reads every key and value once for all query heads that share it. Many new tokens run
 `scaled_dot_product_attention`. Everything else (other devices and dtypes) runs the same in PyTorch.
 
 Shapes: B batch, T new tokens, S slots in use, C slots reserved, H query heads, K KV heads, G = H / K, D head dim.
@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frugal.core.compiled import compiled, numba, prange, share_threads
+from frugal.core.kernels import exp
 
-CHUNK = 256          # slots one task of the kernel reads: small enough to share out, large enough to stream
+FEW = 8              # new tokens per sequence up to which the compiled loop is the faster one
 
 
 def decode_attention(q: Float[Tensor, "b h d"], keys: Float[Tensor, "b k c d"], values: Float[Tensor, "b k c d"],
@@ -25,8 +26,9 @@ def decode_attention(q: Float[Tensor, "b h d"], keys: Float[Tensor, "b k c d"], 
     S is max(held); probabilities of slots a shorter sequence does not hold are exactly 0.
     """
     num_slots = int(held.max())
-    if _kernel_applies(q, keys, values):
-        return _decode_kernel(q, keys, values, held, num_slots)
+    if kernel_applies(q, keys, values):
+        out, probs = _kernel_attention(q[:, None], keys, values, held)
+        return out[:, 0], probs[:, 0]
     batch, num_kv_heads, _, head_dim = keys.shape
     grouped = q.reshape(batch, num_kv_heads, -1, head_dim) * head_dim ** -0.5
     logits = grouped @ keys[:, :, :num_slots].transpose(-1, -2)                       # (B, K, G, S)
@@ -46,6 +48,8 @@ def extend_attention(q: Float[Tensor, "b t h d"], keys: Float[Tensor, "b k c d"]
     A token sees every older slot and, among the new ones, itself and those before it.
     """
     num_new, num_slots = q.shape[1], int(held.max())
+    if num_new <= FEW and kernel_applies(q, keys, values):
+        return _kernel_attention(q, keys, values, held)[0]
     keys, values = keys[:, :, :num_slots], values[:, :, :num_slots]
     q = q.transpose(1, 2)                                                              # (B, H, T, D)
     if num_slots == num_new and (held == num_slots).all():
@@ -79,62 +83,115 @@ def visible_slots(held: np.ndarray, num_new: int, first_row: int, rows: int, dev
     return torch.arange(int(held.max()), device=device) <= last[..., None]
 
 
-def _kernel_applies(q: Tensor, keys: Tensor, values: Tensor) -> bool:
+def kernel_applies(q: Tensor, keys: Tensor, values: Tensor) -> bool:
+    """Whether the compiled loops can work on these tensors."""
     return (numba is not None and q.device.type == "cpu" and q.dtype == keys.dtype == values.dtype == torch.float32
-            and keys.is_contiguous() and values.is_contiguous())
+            and q.is_contiguous() and keys.is_contiguous() and values.is_contiguous())
 
 
-def _decode_kernel(q: Tensor, keys: Tensor, values: Tensor, held: np.ndarray, num_slots: int) -> tuple[Tensor, Tensor]:
-    share_threads()
-    batch, num_heads, head_dim = q.shape
-    logits = torch.empty(batch, num_heads, num_slots)
-    scaled = (q * head_dim ** -0.5).contiguous()
-    _scores(scaled.numpy(), keys.numpy(), held, CHUNK, logits.numpy())
-    probs = logits.softmax(-1)
-    parts = torch.empty(-(-num_slots // CHUNK), batch, num_heads, head_dim)
-    _mix(probs.numpy(), values.numpy(), held, CHUNK, parts.numpy())
-    return parts[0] if len(parts) == 1 else parts.sum(0), probs
-
-
-@compiled(fastmath={"contract", "reassoc", "nsz"})
-def _scores(q, keys, held, chunk, out):
-    """out[b, h, s] = q[b, h] . keys[b, h // G, s]; -inf beyond held[b] (so no fastmath flag that forbids it)."""
-    batch, num_kv_heads, _, head_dim = keys.shape
-    group, num_slots = q.shape[1] // num_kv_heads, out.shape[2]
-    num_chunks = (num_slots + chunk - 1) // chunk
-    for task in prange(batch * num_kv_heads * num_chunks):
-        b, k = task // (num_kv_heads * num_chunks), task // num_chunks % num_kv_heads
-        first = task % num_chunks * chunk
-        last, end = min(first + chunk, num_slots, held[b]), min(first + chunk, num_slots)
-        rows = keys[b, k]
-        for g in range(group):
-            row = out[b, k * group + g]
-            for s in range(max(first, last), end):
-                row[s] = -np.inf
-        for s in range(first, last):
-            key = rows[s]
-            for g in range(group):
-                query = q[b, k * group + g]
-                a = np.float32(0)
-                for d in range(head_dim):
-                    a += query[d] * key[d]
-                out[b, k * group + g, s] = a
+def _kernel_attention(q: Tensor, keys: Tensor, values: Tensor, held: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Output (B, T, H, D) and probabilities (B, T, H, S) of the newest T tokens."""
+    threads = share_threads()
+    batch, num_new, num_heads, _ = q.shape
+    out, probs = torch.empty(q.shape), torch.empty(batch, num_new, num_heads, int(held.max()))
+    _attend(q.numpy(), keys.numpy(), values.numpy(), held, _together(q, keys, threads), probs.numpy(), out.numpy())
+    return out, probs
 
 
 @compiled()
-def _mix(probs, values, held, chunk, parts):
-    """parts[c, b, h] = sum of probs * values over the slots of chunk c."""
-    batch, num_kv_heads, _, head_dim = values.shape
-    group, num_slots, num_chunks = probs.shape[1] // num_kv_heads, probs.shape[2], parts.shape[0]
-    for task in prange(batch * num_kv_heads * num_chunks):
-        b, k, c = task // (num_kv_heads * num_chunks), task // num_chunks % num_kv_heads, task % num_chunks
-        rows = values[b, k]
-        sums = parts[c, b, k * group:(k + 1) * group]
-        sums[:] = 0
-        for s in range(c * chunk, min(c * chunk + chunk, num_slots, held[b])):
-            value = rows[s]
-            for g in range(group):
-                p = probs[b, k * group + g, s]
-                total = sums[g]
+def _attend(q, keys, values, held, together, probs, out):
+    """One task is `together` query heads of one KV head, so that they read its keys and values once."""
+    num_kv_heads, group = keys.shape[1], q.shape[2] // keys.shape[1]
+    per_head = group // together
+    for task in prange(keys.shape[0] * num_kv_heads * per_head):
+        b, k = task // (num_kv_heads * per_head), task // per_head % num_kv_heads
+        first = k * group + task % per_head * together
+        _attend_heads(q[b], keys[b, k], values[b, k], held[b], first, first + together, probs[b], out[b])
+
+
+@compiled(parallel=False)
+def _attend_heads(q, keys, values, held, first, end, probs, out):
+    """Query heads first..end of the newest T tokens of one sequence: scores, softmax and mix over `held` slots."""
+    num_new, _, head_dim = q.shape
+    scale = np.float32(1 / np.sqrt(head_dim))
+    for s in range(held):
+        key = keys[s]
+        for t in range(num_new):
+            for h in range(first, end):
+                query = q[t, h]
+                a = np.float32(0)
+                for d in range(head_dim):
+                    a += query[d] * key[d]
+                probs[t, h, s] = a * scale
+    for t in range(num_new):
+        for h in range(first, end):
+            _softmax(probs[t, h], held - num_new + t + 1)
+            out[t, h] = 0
+    for s in range(held):
+        value = values[s]
+        for t in range(num_new):
+            for h in range(first, end):
+                p, total = probs[t, h, s], out[t, h]
                 for d in range(head_dim):
                     total[d] += p * value[d]
+
+
+@compiled(parallel=False)
+def _softmax(row, count):
+    """In place over the first `count` numbers; what lies beyond is not visible and becomes exactly 0."""
+    highest = row[0]
+    for s in range(count):
+        highest = max(highest, row[s])
+    total = np.float32(0)
+    for s in range(count):
+        p = exp(row[s] - highest)
+        row[s] = p
+        total += p
+    share = np.float32(1) / total
+    for s in range(count):
+        row[s] *= share
+    row[count:] = 0
+
+
+def store(k: Tensor, v: Tensor, positions: Tensor, held: np.ndarray, keys: Tensor, values: Tensor,
+          slot_positions: Tensor) -> None:
+    """Writes new keys and values (B, T, K, D) and positions (B, T) behind the `held[b]` slots in use."""
+    _store(k.numpy(), v.numpy(), positions.numpy(), held, keys.numpy(), values.numpy(), slot_positions.numpy())
+
+
+def store_and_attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray, held: np.ndarray,
+                     keys: np.ndarray, values: np.ndarray, slot_positions: np.ndarray, threads: int) -> np.ndarray:
+    """`store` into slots that are there, then attention of the T new tokens: output (B, T, H, D)."""
+    out = np.empty(q.shape, np.float32)
+    probs = np.empty((*q.shape[:3], int(held.max()) + q.shape[1]), np.float32)
+    _store_and_attend(q, k, v, positions, held, keys, values, slot_positions, _together(q, keys, threads), probs, out)
+    return out
+
+
+def _together(q, keys, threads: int) -> int:
+    """Query heads of one task: all that share a KV head, or single ones where tasks are too few to share out."""
+    tasks, group = keys.shape[0] * keys.shape[1], q.shape[2] // keys.shape[1]
+    return group if tasks % threads == 0 or tasks >= 4 * threads else 1
+
+
+@compiled()
+def _store_and_attend(q, k, v, positions, held, keys, values, slot_positions, together, probs, out):
+    _store(k, v, positions, held, keys, values, slot_positions)
+    num_kv_heads, group = keys.shape[1], q.shape[2] // keys.shape[1]
+    per_head = group // together
+    for task in prange(keys.shape[0] * num_kv_heads * per_head):
+        b, h = task // (num_kv_heads * per_head), task // per_head % num_kv_heads
+        first = h * group + task % per_head * together
+        _attend_heads(q[b], keys[b, h], values[b, h], held[b] + q.shape[1], first, first + together, probs[b], out[b])
+
+
+@compiled(parallel=False)
+def _store(k, v, positions, held, keys, values, slot_positions):
+    for b in range(k.shape[0]):
+        for t in range(k.shape[1]):
+            slot = held[b] + t
+            for h in range(k.shape[2]):
+                slot_positions[b, h, slot] = positions[b, t]
+                for d in range(k.shape[3]):
+                    keys[b, h, slot, d] = k[b, t, h, d]
+                    values[b, h, slot, d] = v[b, t, h, d]

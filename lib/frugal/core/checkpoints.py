@@ -14,6 +14,7 @@ from filelock import FileLock
 from frugal.core import converted
 from frugal.core.fetch import MODELS, cache_dir, fetch, progress_bar
 from frugal.core.gguf_file import GGUFFile
+from frugal.core.large_pages import in_large_pages
 from frugal.core.layout import CheckpointError, Source, fused_weights
 from frugal.core.lm import LM
 from frugal.core.safetensors_folder import SafetensorsFolder
@@ -40,6 +41,8 @@ def load_lm(name_or_path: str | os.PathLike = "smollm2-135m", *, device: str | t
         path = fetch(name, progress) if name in MODELS else Path(name).expanduser()
         loaded = _convert(open_checkpoint(path), copy, dtype, progress)
     config, weights, tokenizer = loaded
+    if torch.device(device).type == "cpu":
+        weights = in_large_pages(weights)
     lm = LM(config, weights, tokenizer, name=name if name in MODELS else Path(name).stem)
     return lm if torch.device(device).type == "cpu" else lm.to(device)
 

@@ -25,7 +25,10 @@ def compiled(parallel: bool = True, fastmath: bool | set = True) -> Callable:
 
 def share_threads() -> int:
     """Gives the compiled loops as many threads as PyTorch has, and says how many that is."""
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    wanted = torch.get_num_threads()
+    threads = min(wanted, numba.config.NUMBA_NUM_THREADS)
     if numba.get_num_threads() != threads:
         numba.set_num_threads(threads)
+    if torch.get_num_threads() != wanted:           # both may use one OpenMP library, whose number numba sets at its start
+        torch.set_num_threads(wanted)
     return threads

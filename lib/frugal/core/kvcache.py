@@ -66,7 +66,7 @@ class KVCache:
         keys, values, held = self.keys[layer], self.values[layer], self._held[layer]
         rows = self.observer.rows(num_new) if self.observer is not None else 0
         if num_new == 1:
-            out, probs = attention.decode_attention(q[:, 0], keys, values, held)
+            out, probs = attention.decode_attention(q[:, 0].contiguous(), keys, values, held)
             if rows:
                 self.observer.observe(self, layer, probs[:, :, None], 1)
             return out[:, None]
@@ -74,6 +74,24 @@ class KVCache:
             block = q[:, first:first + ROW_BLOCK]
             self.observer.observe(self, layer, attention.attention_rows(block, keys, held, num_new, first), num_new)
         return attention.extend_attention(q, keys, values, held)
+
+    def attend_arrays(self, layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray,
+                      threads: int) -> np.ndarray:
+        """`attend` for the compiled layer, on arrays and without an observer: output (B, T, H, D)."""
+        num_new, held = q.shape[1], self._held[layer]
+        self._make_room(layer, int(held.max()) + num_new)
+        out = attention.store_and_attend(q, k, v, positions, held, self.keys[layer].numpy(), self.values[layer].numpy(),
+                                         self.positions[layer].numpy(), threads)
+        if self.aux[layer]:
+            self._clear_aux(layer, num_new)
+        self._held[layer] += num_new
+        return out
+
+    def takes_arrays(self, num_new: int) -> bool:
+        """Whether `attend_arrays` serves: a few new tokens, plain storage in main memory, nobody who watches."""
+        return (type(self) is KVCache and self.observer is None and self.mode == "original"
+                and num_new <= attention.FEW and self.keys[0].dtype == torch.float32
+                and self.keys[0].device.type == "cpu")
 
     # -- storage -------------------------------------------------------------------------------------------------
 
@@ -84,7 +102,11 @@ class KVCache:
         self._make_room(layer, longest + num_new)
         if self.mode == "renumbered":                                    # slots are rotated to cache positions, but
             positions = self._text_positions(num_new)                    # what is kept is named by its text position
-        if (held == longest).all():
+        if attention.kernel_applies(k, self.keys[layer], self.values[layer]) and v.is_contiguous():
+            attention.store(k, v, positions.contiguous(), held, self.keys[layer], self.values[layer],
+                            self.positions[layer])
+            self._clear_aux(layer, num_new)
+        elif (held == longest).all():
             self._write(layer, slice(None), slice(longest, longest + num_new), k, v, positions)
         else:
             for b, start in enumerate(held.tolist()):
@@ -98,6 +120,11 @@ class KVCache:
         self.positions[layer][part, :, new] = positions[:, None]
         for side in self.aux[layer].values():
             side[part, :, new] = 0
+
+    def _clear_aux(self, layer: int, num_new: int) -> None:
+        for side in self.aux[layer].values():
+            for b, start in enumerate(self._held[layer].tolist()):
+                side[b, :, start:start + num_new] = 0
 
     def _make_room(self, layer: int, needed: int) -> None:
         have = self.keys[layer].shape[2]

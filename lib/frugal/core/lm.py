@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from frugal.core import fused
 from frugal.core.kvcache import KVCache
 from frugal.core.linear import linear
 from frugal.core.rope import Rope, apply
@@ -85,6 +86,7 @@ class LM:
                         for part in ("attn_norm", "qkv", "o", "mlp_norm", "gate_up", "down")}
                        for i in range(config.num_layers)]
         self.head = weights["embed" if config.tie_embeddings else "head"]
+        self.fusable = type(self) is LM and fused.fusable(weights)      # a decoder with parts of its own is not
 
     @property
     def device(self) -> torch.device:
@@ -133,16 +135,20 @@ class LM:
             positions = cache.next_positions(num_new)
         self._check_positions(positions, num_new)
         cos, sin = (table[:, :, None] for table in self.rope.tables(positions, x.dtype))    # (B, T, 1, D)
+        layers = range(self.config.num_layers) if layers is None else layers
+        if fused.serves(self, x):                                        # the same, a few rows at a time, compiled
+            quick = fused.Pass(self, cache, positions, cos, sin)
+            x, states = quick.run(x, layers, hidden)
+            cache.advance(num_new)
+            return LMOutput(quick.logits(x, last_only) if logits else None, states)
         states = [x] if hidden else []
-        for i in range(self.config.num_layers) if layers is None else layers:
+        for i in layers:
             x = x + self._attention(i, x, cache, positions, cos, sin)
             x = x + self._mlp(i, x)
             if hidden:
                 states.append(x)
         cache.advance(num_new)
-        if not logits:
-            return LMOutput(None, states)
-        return LMOutput(self.unembed(x[:, -1:] if last_only else x), states)
+        return LMOutput(self.unembed(x[:, -1:] if last_only else x) if logits else None, states)
 
     def unembed(self, x: Float[Tensor, "b t h"]) -> Float[Tensor, "b t v"]:
         """Final norm and the (tied) output matrix: hidden states to logits."""
