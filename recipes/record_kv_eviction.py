@@ -14,13 +14,14 @@ from frugal.core.generation import compressed_cache
 from frugal.core.recording import record
 from frugal.core.sweep import Sweep
 from frugal.data import tasks
-from frugal.kv_eviction import ALL
+from frugal.kv_eviction import ALL, live_eviction
 
 OUT = Path(__file__).parents[1] / "lib/frugal/kv_eviction/recorded"
 POLICIES = [cls.name for cls in ALL if cls.kind == "policy"]
 CACHES = [cls.name for cls in ALL if cls.kind == "cache"]
 SEEDS = {"continuation": 2, "copying": 2, "passkey": 4, "passkey_query_aware": 4, "facts": 4, "agreement": 2}
-MAP_METHODS, MAP_STEPS, MAP_PROMPT, MAP_BUDGET = ("streaming_llm", "h2o", "snapkv", "tova", "knorm", "keyformer"), (0, 8, 16, 24), 96, 0.4
+MAP_METHODS = ("streaming_llm", "h2o", "snapkv", "tova", "knorm", "keyformer")
+MAP_STEPS, MAP_PROMPT, MAP_BUDGET = (0, 8, 16, 24), 96, 0.4
 
 
 def record_sweeps(jobs: int) -> None:
@@ -53,6 +54,13 @@ def record_keep_map() -> None:
     (OUT / "keep_map.json").write_text(json.dumps(data, separators=(",", ":"), ensure_ascii=False))
 
 
+def record_live_answer() -> None:
+    """What the live widget shows before its first run."""
+    inputs = {"prompt": live_eviction.PROMPT, "method": "keyformer", "budget": live_eviction.BUDGETS[1]}
+    found = live_eviction.answer_twice(inputs, lambda fraction, partial=None: None)
+    (OUT / "live_answer.json").write_text(json.dumps(found, ensure_ascii=False))
+
+
 def _heads_at(cache, layer: int, length: int) -> list[int]:
     counts = torch.zeros(length, dtype=torch.int64)
     held = int(cache.num_held(layer)[0])
@@ -70,3 +78,4 @@ if __name__ == "__main__":
         record_sweeps(options.jobs)
     if options.only != "sweeps":
         record_keep_map()
+        record_live_answer()

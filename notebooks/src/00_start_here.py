@@ -20,7 +20,7 @@ import pandas as pd
 
 import frugal
 from frugal.explore import explore, show_source, start
-from frugal.explore import exercises as ex
+from frugal.kv_eviction import exercises as ex
 
 SCALE = "small"
 

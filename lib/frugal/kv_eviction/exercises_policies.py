@@ -6,7 +6,7 @@ import torch
 from frugal.explore.exercises import Exercise, wrong
 from frugal.kv_eviction.keyformer import gumbel_score as reference_score
 
-__all__ = ["EXERCISES", "gumbel_score", "sinks_and_recent"]
+__all__ = ["EXERCISES", "cache_bytes", "gumbel_score", "sinks_and_recent"]
 
 
 def _keep(num_slots: int, budget: int, sinks: int = 4) -> list[int]:
@@ -78,7 +78,7 @@ def _check_score(score) -> None:
     clean, found = logits.softmax(-1), draws.mean(0)
     gap = float((found - clean).abs().max())
     if gap > 0.05:
-        mirrored = float((found - _mean_of(-1, logits)).abs().max()) < 0.05
+        mirrored = float((found - _mean_of_mirrored(logits)).abs().max()) < 0.05
         hint = ("Gumbel noise is -log(-log u): check the signs" if mirrored else
                 "as tau goes to 0 the mean over many draws is the plain softmax (the Gumbel-max trick): is the noise "
                 "-log(-log u), with u uniform in (0, 1)?")
@@ -89,11 +89,11 @@ def _check_score(score) -> None:
         wrong("a logit of -inf got a score above 0", "a token that may not be seen keeps probability 0, noise or not")
 
 
-def _mean_of(sign: int, logits):
-    """Mean of many draws with noise sign * Gumbel."""
+def _mean_of_mirrored(logits):
+    """Mean of many draws with the sign of the noise turned round."""
     generator = torch.Generator().manual_seed(9)
     uniform = torch.rand(3000, *logits.shape, generator=generator).clamp(1e-9, 1 - 1e-7)
-    return ((logits - sign * (-uniform.log()).log()) / 1e-3).softmax(-1).mean(0)
+    return ((logits + (-uniform.log()).log()) / 1e-3).softmax(-1).mean(0)
 
 
 def _reference_score(logits, tau, generator):
@@ -132,4 +132,46 @@ gumbel_score = Exercise(
     wrong=[(_no_noise, "fresh noise"), (_outside, "divide by tau, and the noise too"), (_wrong_sign, "check the signs"),
            (_uniform, "gumbel-max")])
 
-EXERCISES = [sinks_and_recent, gumbel_score]
+def _bytes(num_layers: int, num_kv_heads: int, head_dim: int, num_tokens: int, bits: int = 16) -> int:
+    return 2 * num_layers * num_kv_heads * head_dim * num_tokens * bits // 8
+
+
+def _check_bytes(answer) -> None:
+    for sizes in [(30, 3, 64, 1, 32), (32, 8, 128, 1000, 16), (32, 32, 128, 10, 4)]:
+        got, want = answer(*sizes), _bytes(*sizes)
+        case = f"cache_bytes{sizes}"
+        if got == want:
+            continue
+        hints = {want // 2: "there are keys and there are values", want * 8: "bytes, not bits: 8 bits are a byte",
+                 want // sizes[0]: "every layer has a cache of its own"}
+        wrong(f"got {got}, expected {want}", hints.get(got, "keys and values x layers x KV heads x head_dim x tokens x bits / 8"), case)
+
+
+def _only_keys(num_layers, num_kv_heads, head_dim, num_tokens, bits=16):
+    return num_layers * num_kv_heads * head_dim * num_tokens * bits // 8
+
+
+def _bits(num_layers, num_kv_heads, head_dim, num_tokens, bits=16):
+    return 2 * num_layers * num_kv_heads * head_dim * num_tokens * bits
+
+
+def _one_layer(num_layers, num_kv_heads, head_dim, num_tokens, bits=16):
+    return 2 * num_kv_heads * head_dim * num_tokens * bits // 8
+
+
+def _one_token(num_layers, num_kv_heads, head_dim, num_tokens, bits=16):
+    return 2 * num_layers * num_kv_heads * head_dim
+
+
+cache_bytes = Exercise(
+    key="cache_bytes", title="The bytes of a cache",
+    prompt="Return the bytes that the KV cache of `num_tokens` tokens takes at `bits` bits a number.",
+    stub='''def cache_bytes(num_layers: int, num_kv_heads: int, head_dim: int, num_tokens: int, bits: int = 16) -> int:
+    raise NotImplementedError  # yours''',
+    test=_check_bytes,
+    hints=("Each layer keeps one key and one value per KV head and token.", "SmolLM2: 30 layers, 3 KV heads of 64 "
+           "channels; one token in 32 bits takes 46,080 bytes."),
+    difficulty=1, minutes=3, reference=_bytes,
+    wrong=[(_only_keys, "there are values"), (_bits, "not bits"), (_one_layer, "every layer"), (_one_token, "keys and values x")])
+
+EXERCISES = [cache_bytes, sinks_and_recent, gumbel_score]
