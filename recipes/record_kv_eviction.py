@@ -17,6 +17,7 @@ from frugal.data import tasks
 from frugal.kv_eviction import ALL, live_eviction
 
 OUT = Path(__file__).parents[1] / "lib/frugal/kv_eviction/recorded"
+ASSETS = OUT.parent / "assets"
 POLICIES = [cls.name for cls in ALL if cls.kind == "policy"]
 CACHES = [cls.name for cls in ALL if cls.kind == "cache"]
 SEEDS = {"continuation": 2, "copying": 2, "passkey": 4, "passkey_query_aware": 4, "facts": 4, "agreement": 2}
@@ -51,14 +52,14 @@ def record_keep_map() -> None:
     texts = [lm.tokenizer.token_str(t) for t in tokens[:length]]
     data = {"tokens": texts[:MAP_PROMPT] + ["(answer)"] * max(MAP_STEPS), "steps": list(MAP_STEPS), "held": held,
             "num_kv_heads": lm.config.num_kv_heads, "seen": [MAP_PROMPT + s for s in MAP_STEPS], "budget": MAP_BUDGET}
-    (OUT / "keep_map.json").write_text(json.dumps(data, separators=(",", ":"), ensure_ascii=False))
+    (ASSETS / "keep_map.json").write_text(json.dumps(data, separators=(",", ":"), ensure_ascii=False))
 
 
 def record_live_answer() -> None:
     """What the live widget shows before its first run."""
     inputs = {"prompt": live_eviction.PROMPT, "method": "keyformer", "budget": live_eviction.BUDGETS[1]}
     found = live_eviction.answer_twice(inputs, lambda fraction, partial=None: None)
-    (OUT / "live_answer.json").write_text(json.dumps(found, ensure_ascii=False))
+    (ASSETS / "live_answer.json").write_text(json.dumps(found, ensure_ascii=False))
 
 
 def _heads_at(cache, layer: int, length: int) -> list[int]:

@@ -22,7 +22,7 @@ def eviction_rows() -> pd.DataFrame:
 
 def keep_map_data() -> dict[str, Any]:
     """Which heads hold which position while an answer grows, recorded by the same recipe."""
-    text = resources.files("frugal.kv_eviction").joinpath("recorded/keep_map.json").read_text(encoding="utf-8")
+    text = resources.files("frugal.kv_eviction").joinpath("assets/keep_map.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 

@@ -63,5 +63,5 @@ def two_answers(result: dict[str, Any]) -> go.Figure:
 
 def recorded_answer() -> dict[str, Any]:
     """The answer to `PROMPT` that recipes/record_kv_eviction.py stored: what a page without a kernel shows."""
-    text = resources.files("frugal.kv_eviction").joinpath("recorded/live_answer.json").read_text(encoding="utf-8")
+    text = resources.files("frugal.kv_eviction").joinpath("assets/live_answer.json").read_text(encoding="utf-8")
     return json.loads(text)
