@@ -35,6 +35,8 @@ the page has loaded, or call `frugal.mount(element, payload) -> handle` by hand.
 `handle.destroy()`. The handle's `ready` is a promise of the first drawing.
 """
 
+import pandas as pd
+
 from .choices import choice
 from .describe import digest, figure_summary, figure_table
 from .export import NoRenderer, save
@@ -51,3 +53,5 @@ __all__ = [
     "explore", "figure_summary", "figure_table", "file", "live", "payload_html", "payload_json", "picture", "save",
     "select", "show_source", "text", "unpack",
 ]  # fmt: skip
+
+pd.set_option("styler.format.escape", "html")  # `table.style` would write a reader's text into the page as HTML

@@ -29,6 +29,7 @@ import functools
 import html
 import importlib
 import importlib.util
+import inspect
 import math
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -238,9 +239,10 @@ def _returned(watched: Any) -> str:
 
 
 def _names(exercise: Exercise, scope: dict[str, Any]) -> dict[str, Any]:
-    """What the stub's annotations may name: everything its family's exercise module imports."""
-    for name, value in getattr(exercise.reference, "__globals__", {}).items():
-        scope.setdefault(name, value)
+    """What the stub's annotations may name: everything that the modules of its check and of its reference import."""
+    for fn in (exercise.test, exercise.reference):
+        for name, value in getattr(inspect.unwrap(fn), "__globals__", {}).items():
+            scope.setdefault(name, value)
     return scope
 
 
