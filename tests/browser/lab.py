@@ -122,7 +122,7 @@ class Watch:
     def __init__(self, page) -> None:
         self.errors: list[str] = []
         self.outside: list[str] = []
-        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.on("console", lambda m: m.type == "error" and self.errors.append(f"{m.text} ({m.location.get('url')})"))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("websocket", lambda socket: self._request(socket.url))
         page.on("request", lambda request: self._request(request.url))

@@ -41,7 +41,7 @@ picture
 print(picture.digest)
 
 # %%
-rows.style.hide(axis="index")
+rows.style.format(escape="html").hide(axis="index")
 
 # %%
 rows.groupby("budget_tok").loss.mean().round(2)
