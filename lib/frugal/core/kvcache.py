@@ -89,7 +89,7 @@ class KVCache:
 
     def takes_arrays(self, num_new: int) -> bool:
         """Whether `attend_arrays` serves: a few new tokens, plain storage in main memory, nobody who watches."""
-        return (type(self) is KVCache and self.observer is None and self.mode == "original"
+        return (type(self) is KVCache and not (self.observer and self.observer.rows(num_new)) and self.mode == "original"
                 and num_new <= attention.FEW and self.keys[0].dtype == torch.float32
                 and self.keys[0].device.type == "cpu")
 
