@@ -11,9 +11,9 @@ SHELL  := /bin/bash
 EXTRAS := test,peers,export,book,cluster
 PINS   := pyproject.toml constraints.txt Makefile
 
-# PyPI's torch for Linux brings several GB of GPU libraries that nothing here needs. If pip is not already set up to
-# find a CPU build, look for it on PyTorch's own index; for torch alone. Empty switches that off: make TORCH_INDEX= lab
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# PyPI's torch for Linux brings several GB of GPU libraries that nothing here needs. To take the CPU build instead, name
+# the index that PyTorch's install page gives for it: make TORCH_INDEX=ADDRESS lab. It is asked for torch alone.
+TORCH_INDEX ?=
 
 help:
 	@echo "make lab        open the notebooks (makes $(VENV), installs, fetches the model, starts JupyterLab)"
@@ -31,11 +31,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.torch: constraints.txt | $(BIN)/python
-	@index=""; \
-	if [ -n "$(TORCH_INDEX)" ] && [ "$$(uname -s)" = Linux ] \
-	    && ! $(BIN)/pip install --dry-run --quiet --no-deps --ignore-installed -c constraints.txt --report - torch 2>/dev/null | grep -q '"version": "[^"]*+cpu"'; \
-	then index="--extra-index-url $(TORCH_INDEX)"; fi; \
-	set -x; $(BIN)/pip install --disable-pip-version-check $$index -c constraints.txt torch
+	$(BIN)/pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt torch
 	@touch $@
 
 $(VENV)/.lab: $(PINS) | $(VENV)/.torch

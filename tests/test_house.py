@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "lib" / "frugal"
 SHARED = {"core", "data", "models", "explore"}
 MAX_FILE_BYTES, MAX_ASSET_BYTES = 20e6, 120e6
-PUBLIC_HOSTS = {"arxiv.org", "github.com", "www.apache.org", "www.w3.org", "download.pytorch.org", "openreview.net",
+PUBLIC_HOSTS = {"arxiv.org", "github.com", "www.apache.org", "www.w3.org", "openreview.net",
                 "127.0.0.1", "localhost", "scripts.sil.org", "jupyter.org", "doi.org"}
 
 
