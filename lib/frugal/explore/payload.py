@@ -60,14 +60,14 @@ def build(figure: Callable[..., go.Figure], rows: Any, controls: Sequence[Contro
             points.append({"e": error_text(error)})
             facts.append(None)
             continue
-        packed = [pack(trace.to_plotly_json(), arrays) for trace in fig.data]
-        layout = fig.layout.to_plotly_json()
-        layout.pop("template", None)
+        drawn = [trace.to_plotly_json() for trace in fig.data]
+        packed = [pack(trace, arrays) for trace in drawn]
+        layout = {key: value for key, value in fig.layout.to_plotly_json().items() if key != "template"}
         summary = figure_summary(fig)
         point = {"t": [traces.add(trace) for trace in packed], "l": layouts.add(pack(layout, arrays)), "s": summary}
-        note = " ".join(filter(None, [notes(choices) if notes else "", missing_note(fig)]))
+        note = " ".join(filter(None, [notes(choices) if notes else "", missing_note(drawn)]))
         points.append({**point, "n": note} if note else point)
-        facts.append([[trace.to_plotly_json() for trace in fig.data], summary])
+        facts.append([drawn, summary])
     if first_error is not None and all("e" in point for point in points):
         raise first_error
     declared = [control.to_json() for control in controls]
@@ -85,13 +85,11 @@ def check_figure(fig: Any, figure: Callable) -> None:
         raise TypeError(f"{name} returned {type(fig).__name__}; a figure function returns plotly.graph_objects.Figure")
     if not fig.layout.title.text:
         raise TypeError(f"{name}: the figure has no title")
-    for trace in fig.data:
-        for axis in "xy":
-            where = getattr(trace, f"{axis}axis", None) or axis
-            shown = fig.layout[f"{axis}axis{where[1:]}"]
-            if "x" in trace and shown.visible is not False and shown.showticklabels is not False:
-                if not shown.title.text:
-                    raise TypeError(f"{name}: the {where} axis has no title; say what it shows and in which unit")
+    used = {(axis, trace[f"{axis}axis"] or axis) for trace in fig.data if "x" in trace for axis in "xy"}
+    for axis, where in sorted(used):
+        shown = fig.layout[f"{axis}axis{where[1:]}"]
+        if shown.visible is not False and shown.showticklabels is not False and not shown.title.text:
+            raise TypeError(f"{name}: the {where} axis has no title; say what it shows and in which unit")
 
 
 def error_text(error: Exception) -> str:
@@ -99,19 +97,16 @@ def error_text(error: Exception) -> str:
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
 
 
-def missing_note(fig: go.Figure) -> str:
-    """How many numbers of the figure are missing (NaN); "" if none."""
+def missing_note(drawn: list[dict[str, Any]]) -> str:
+    """How many numbers of the traces are missing (NaN; in a grid also None); "" if none."""
     missing = total = 0
-    for trace in fig.data:
-        values = trace["z"] if "z" in trace and trace.type != "image" else (trace["y"] if "y" in trace else None)
-        if values is None or isinstance(values, str) or trace.meta is not None:
+    for trace in drawn:
+        values = trace.get("z", trace.get("y"))
+        if values is None or isinstance(values, str) or trace.get("meta") is not None or trace.get("type") == "image":
             continue
-        numbers = np.asarray(pd.to_numeric(np.asarray(values, dtype=object).reshape(-1), errors="coerce"), dtype=float)
-        texts = np.array([isinstance(v, str) for v in np.asarray(values, dtype=object).reshape(-1)], dtype=bool)
-        if trace.type in ("scatter", "bar"):  # None there is a wanted gap in a line
-            texts |= np.array([v is None for v in np.asarray(values, dtype=object).reshape(-1)], dtype=bool)
-        missing += int((np.isnan(numbers) & ~texts).sum())
-        total += len(numbers)
+        flat = np.asarray(values, dtype=object).reshape(-1)
+        missing += sum(v != v or (v is None and "z" in trace) for v in flat)  # None in a line is a wanted gap
+        total += len(flat)
     return f"{missing} of {total} values are missing and left blank." if missing else ""
 
 

@@ -78,8 +78,8 @@ def blank(title: str, x: str, y: str, **layout: Any) -> go.Figure:
     >>> blank("Kept", x="budget (tokens)", y="recall (share)").layout.yaxis.title.text
     'recall (share)'
     """
-    fig = go.Figure(layout={"template": TEMPLATE})
-    fig.update_layout(title_text=escape(title), xaxis_title_text=escape(x), yaxis_title_text=escape(y))
+    axes = {"xaxis": {"title": {"text": escape(x)}}, "yaxis": {"title": {"text": escape(y)}}}
+    fig = go.Figure(layout={"template": TEMPLATE, "title": {"text": escape(title)}, **axes})
     return fig.update_layout(**layout) if layout else fig
 
 
