@@ -114,26 +114,45 @@ def _attend_heads(q, keys, values, held, first, end, probs, out):
     """Query heads first..end of the newest T tokens of one sequence: scores, softmax and mix over `held` slots."""
     num_new, _, head_dim = q.shape
     scale = np.float32(1 / np.sqrt(head_dim))
-    for s in range(held):
-        key = keys[s]
+    n = held // 4                                        # four streams far apart, as for weights: see `kernels`
+    for s in range(n):
+        k0, k1, k2, k3 = keys[s], keys[s + n], keys[s + 2 * n], keys[s + 3 * n]
         for t in range(num_new):
             for h in range(first, end):
-                query = q[t, h]
-                a = np.float32(0)
+                query, to = q[t, h], probs[t, h]
+                a0 = a1 = a2 = a3 = np.float32(0)
                 for d in range(head_dim):
-                    a += query[d] * key[d]
-                probs[t, h, s] = a * scale
+                    x = query[d]
+                    a0 += x * k0[d]
+                    a1 += x * k1[d]
+                    a2 += x * k2[d]
+                    a3 += x * k3[d]
+                to[s], to[s + n], to[s + 2 * n], to[s + 3 * n] = a0 * scale, a1 * scale, a2 * scale, a3 * scale
+    for s in range(4 * n, held):
+        for t in range(num_new):
+            for h in range(first, end):
+                query, key, a0 = q[t, h], keys[s], np.float32(0)
+                for d in range(head_dim):
+                    a0 += query[d] * key[d]
+                probs[t, h, s] = a0 * scale
     for t in range(num_new):
         for h in range(first, end):
             _softmax(probs[t, h], held - num_new + t + 1)
             out[t, h] = 0
-    for s in range(held):
-        value = values[s]
+    for s in range(n):
+        v0, v1, v2, v3 = values[s], values[s + n], values[s + 2 * n], values[s + 3 * n]
         for t in range(num_new):
             for h in range(first, end):
-                p, total = probs[t, h, s], out[t, h]
+                row, total = probs[t, h], out[t, h]
+                p0, p1, p2, p3 = row[s], row[s + n], row[s + 2 * n], row[s + 3 * n]
                 for d in range(head_dim):
-                    total[d] += p * value[d]
+                    total[d] += p0 * v0[d] + p1 * v1[d] + p2 * v2[d] + p3 * v3[d]
+    for s in range(4 * n, held):
+        for t in range(num_new):
+            for h in range(first, end):
+                p0, value, total = probs[t, h, s], values[s], out[t, h]
+                for d in range(head_dim):
+                    total[d] += p0 * value[d]
 
 
 @compiled(parallel=False)

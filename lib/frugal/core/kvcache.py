@@ -122,8 +122,10 @@ class KVCache:
             side[part, :, new] = 0
 
     def _clear_aux(self, layer: int, num_new: int) -> None:
+        starts = self._held[layer].tolist()
+        alike = len(set(starts)) == 1
         for side in self.aux[layer].values():
-            for b, start in enumerate(self._held[layer].tolist()):
+            for b, start in [(slice(None), starts[0])] if alike else enumerate(starts):
                 side[b, :, start:start + num_new] = 0
 
     def _make_room(self, layer: int, needed: int) -> None:

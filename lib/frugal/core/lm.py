@@ -167,11 +167,11 @@ class LM:
     def _mlp(self, i: int, x: Tensor) -> Tensor:
         gate_up = linear(self._norm(x, self.layers[i]["mlp_norm"]), self.layers[i]["gate_up"])
         gate, up = gate_up.chunk(2, dim=-1)
-        return linear(F.silu(gate) * up, self.layers[i]["down"])
+        return linear(F.silu(gate).mul_(up), self.layers[i]["down"])
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         # By hand: PyTorch's rms_norm takes three times as long on a single row.
-        return x * (x.square().mean(-1, keepdim=True) + self.config.norm_eps).rsqrt() * weight
+        return (x * (x.square().mean(-1, keepdim=True) + self.config.norm_eps).rsqrt()).mul_(weight)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         if tokens.ndim != 2 or tokens.numel() == 0:

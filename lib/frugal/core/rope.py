@@ -57,4 +57,4 @@ def apply(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x * cos + rotate_half(x) * sin, for tables that broadcast against x."""
     half = x.shape[-1] // 2
     turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-    return x * cos + turned * sin
+    return torch.addcmul(x * cos, turned, sin)
