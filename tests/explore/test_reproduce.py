@@ -64,6 +64,14 @@ def test_a_claim_is_drawn_beside_the_papers_number(registered, no_renderer, tmp_
     assert json.loads((tmp_path / "faster.sweep.json").read_text())["sweep"] is None
 
 
+def test_the_declaration_is_read_off_recorded_rows():
+    rows = pd.DataFrame({"family": "f", "workload": ["w", "w", "v"], "method": ["a", "b", "a"], "budget": [0.1, 0.2, 1], "seed": 0})
+    one = {"family": "f", "methods": ["a", "b"], "budgets": [0.1, 0.2], "workload": "w", "seeds": [0]}
+    assert reproduce.declared_by(rows[:2]) == one
+    assert [found["workload"] for found in reproduce.declared_by(rows)] == ["w", "v"]
+    assert reproduce.declared_by(rows.drop(columns="seed")) is None
+
+
 def test_an_unknown_key_lists_the_known_ones_and_writes_nothing(registered, tmp_path):
     with pytest.raises(ValueError, match="did you mean.*losses.*known: losses, faster"):
         reproduce.reproduce("loses", tmp_path / "out")

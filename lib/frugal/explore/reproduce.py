@@ -68,7 +68,7 @@ def reproduce(key: str, out: Path) -> str:
     made = entry.make()
     out.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w.-]+", "-", key)
-    sweep = entry.sweep if isinstance(made, go.Figure) else made.payload["sweep"]
+    sweep = entry.sweep if isinstance(made, go.Figure) else made.payload["sweep"] or declared_by(made.rows)
     written = [save(made, out / f"{name}{kind}", **({"sweep": sweep} if kind == ".json" else {})).name for kind in (".csv", ".json")]
     written.append(_write(out / f"{name}.sweep.json", json.dumps(declaration(entry, sweep), indent=1)))
     written.append(_write(out / "citation.bib", "\n\n".join([*(p.bibtex() for p in cited(entry, made)), our_citation()]) + "\n"))
@@ -84,6 +84,19 @@ def reproduce(key: str, out: Path) -> str:
     return said
 
 
+def declared_by(rows: Any) -> list[dict[str, Any]] | dict[str, Any] | None:
+    """The sweep (or one a workload) that gives these rows, read off their own columns; None for rows of another kind."""
+    needed = ["family", "method", "budget", "seed", "workload"]
+    if not isinstance(rows, pd.DataFrame) or not set(needed) <= set(rows.columns):
+        return None
+    found = []
+    for (family, workload), own in rows.groupby(["family", "workload"], sort=False):
+        values = {name: list(dict.fromkeys(own[name].tolist())) for name in ("method", "budget", "seed")}
+        found.append({"family": family, "methods": values["method"], "budgets": values["budget"], "workload": workload,
+                      "seeds": values["seed"]})  # fmt: skip
+    return found[0] if len(found) == 1 else found
+
+
 def declaration(entry: Entry, sweep: Any) -> dict[str, Any]:
     """What to run to get the rows again."""
     from .recorded import describe_sweep
@@ -93,7 +106,7 @@ def declaration(entry: Entry, sweep: Any) -> dict[str, Any]:
         return {"key": entry.key, "family": entry.family, "sweep": None, "draw": how,
                 "note": "this one is computed from the library directly, without a sweep"}  # fmt: skip
     return {"key": entry.key, "family": entry.family, "sweep": describe_sweep(sweep), "draw": how,
-            "rows": "frugal.Sweep(**sweep).run(), or: frugal sweep FAMILY --methods ... --budgets ... --workload NAME"}  # fmt: skip
+            "rows": "frugal.Sweep(**sweep).run() (each of a list), or: frugal sweep FAMILY --methods ... --budgets ... --workload NAME"}  # fmt: skip
 
 
 def cited(entry: Entry, made: Any) -> list[Paper]:
