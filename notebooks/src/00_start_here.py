@@ -19,6 +19,9 @@
 import pandas as pd
 
 import frugal
+from frugal.core.recording import load_recorded
+from frugal.core.roofline import ModelShape
+from frugal.core.sweep import families
 from frugal.explore import explore, show_source, start
 from frugal.kv_eviction import exercises as ex
 
@@ -57,7 +60,7 @@ print("figure digest", token_bytes.digest)
 # widths. Here is the line that counts one token of cache: two tensors (keys and values) in every layer.
 
 # %%
-show_source(frugal.core.roofline.ModelShape.kv_bytes_per_token)
+show_source(ModelShape.kv_bytes_per_token)
 
 # %% [markdown]
 # ## What the eleven families do about it
@@ -65,11 +68,10 @@ show_source(frugal.core.roofline.ModelShape.kv_bytes_per_token)
 # After this section you will know which family to open for which cost.
 
 # %%
-built = [family for family in start.SAVES if (pd.Series(frugal.core.sweep.families()) == family).any()]
-start.family_table(built).style.hide(axis="index")
+start.family_table(families()).style.hide(axis="index")
 
 # %%
-print(start.family_table(built)[["family", "papers", "notebook"]].to_string(index=False))
+print(start.family_table(families())[["family", "papers", "notebook"]].to_string(index=False))
 
 # %% [markdown]
 # ## Why four tokens cost little more than one
@@ -82,7 +84,7 @@ print(start.family_table(built)[["family", "papers", "notebook"]].to_string(inde
 # Switch to "a token" to see what each token of the pass costs.
 
 # %%
-measured = frugal.core.sweep.load_recorded("explore", "pass_time")
+measured = load_recorded("explore", "pass_time")
 pass_time = explore(start.pass_time, measured, show=["a pass", "a token"])
 pass_time
 
