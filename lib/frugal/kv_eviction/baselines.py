@@ -140,8 +140,11 @@ class SnapKV(Policy):
         if view.step > 0 and "vote" in view.aux:
             view.aux["vote"].mul_(1 - 1 / self.window).add_(vote[:, 0], alpha=1 / self.window)
             return
-        vote = F.avg_pool1d(vote.mean(1), self.kernel, stride=1, padding=self.kernel // 2)
-        view.aux["vote"] = vote[:, :view.num_slots]
+        vote, past = vote.mean(1), max(view.num_slots - self.window, 0)
+        if past:                       # the window is not pooled in: its attention to itself would lift its neighbours
+            pooled = F.avg_pool1d(vote[:, :past], self.kernel, stride=1, padding=self.kernel // 2)
+            vote[:, :past] = pooled[:, :past]
+        view.aux["vote"] = vote
 
     def keep(self, view: LayerView, budget: int) -> Int[Tensor, "r kept"]:
         score = view.share(view.aux["vote"]) if self.share_heads else view.aux["vote"]
@@ -179,4 +182,7 @@ class Knorm(Policy):
                                          title="A Simple and Effective L2 Norm-Based Strategy for KV Cache Compression")
 
     def keep(self, view: LayerView, budget: int) -> Int[Tensor, "r kept"]:
-        return top_slots(-view.keys.norm(dim=-1), budget)
+        norm = view.aux.setdefault("norm", torch.zeros(view.positions.shape, device=view.keys.device))
+        new = norm[0] == 0                                # slots without a note yet: at first all, then the newest
+        norm[:, new] = view.keys[:, new].norm(dim=-1).float()
+        return top_slots(-norm, budget)
