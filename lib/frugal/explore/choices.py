@@ -93,7 +93,7 @@ def _control(name: str, given: Any, own_default: Any) -> Control:
             raise ValueError(f"{name}={value!r} is listed twice")
     kind = "slider" if len(values) > 1 and all(is_number(value) for value in values) else "select"
     percent = kind == "slider" and given.unit is None and name.startswith("budget") and all(0 < v <= 1 for v in values)
-    unit = given.unit or ("" if percent else UNITS.get(name.rsplit("_", 1)[-1] if "_" in name else name, ""))
+    unit = given.unit or ("" if percent else UNITS.get(name.rsplit("_", 1)[-1], "") if "_" in name and kind == "slider" else "")
     texts = given.texts or tuple(_text(value, percent) for value in values)
     if len(texts) != len(values):
         raise ValueError(f"{name}: {len(texts)} texts for {len(values)} values")
@@ -122,7 +122,7 @@ def _plain(value: Any) -> Any:
 
 
 def _label(name: str) -> str:
-    words = name.split("_")
+    words = name.removeprefix("num_").split("_")
     words = words[:-1] if len(words) > 1 and words[-1] in UNITS else words
     return " ".join(words).capitalize()
 
