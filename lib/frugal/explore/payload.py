@@ -98,7 +98,10 @@ def error_text(error: Exception) -> str:
 
 
 def missing_note(drawn: list[dict[str, Any]]) -> str:
-    """How many numbers of the traces are missing (NaN; in a grid also None); "" if none."""
+    """How many numbers of the traces are missing (NaN; in a grid also None); "" if none.
+
+    A trace with a `meta` ("gaps", "marginal", "decoration") is left out: its gaps are meant.
+    """
     missing = total = 0
     for trace in drawn:
         values = trace.get("z", trace.get("y"))

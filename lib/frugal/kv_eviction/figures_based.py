@@ -129,6 +129,7 @@ def attention_matrices(rows: pd.DataFrame, scale: str = "square root") -> go.Fig
         fig.add_trace(
             go.Heatmap(
                 z=shown.to_numpy(),
+                meta="gaps",  # the future is blank on purpose: no note on missing values
                 zmin=0,
                 zmax=1,
                 name=name,
