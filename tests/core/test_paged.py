@@ -141,6 +141,7 @@ def test_a_broken_off_pass_leaves_nothing_behind(monkeypatch):
     def fail(*args):
         raise RuntimeError("stop")
     with monkeypatch.context() as patch:
+        patch.setattr(LM, "fusable", False)                                         # so that `_mlp` runs
         patch.setattr(LM, "_mlp", fail)
         with pytest.raises(RuntimeError, match="stop"):
             LM(tokens[:, 8:], cache)

@@ -214,3 +214,19 @@ def _store(k, v, positions, held, keys, values, slot_positions):
                 for d in range(k.shape[3]):
                     keys[b, h, slot, d] = k[b, t, h, d]
                     values[b, h, slot, d] = v[b, t, h, d]
+
+
+def move_newest(keys: Tensor, values: Tensor, positions: Tensor, hole: Tensor, last: int) -> None:
+    """Slot `last` of every KV head moves to the slot `hole` (B, K, 1)."""
+    _move_newest(keys.numpy(), values.numpy(), positions.numpy(), hole.numpy(), last)
+
+
+@compiled(parallel=False)
+def _move_newest(keys, values, positions, hole, last):
+    for b in range(keys.shape[0]):
+        for h in range(keys.shape[1]):
+            slot = hole[b, h, 0]
+            positions[b, h, slot] = positions[b, h, last]
+            for d in range(keys.shape[3]):
+                keys[b, h, slot, d] = keys[b, h, last, d]
+                values[b, h, slot, d] = values[b, h, last, d]

@@ -12,6 +12,10 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from frugal.core.compiled import compiled, numba
+
+CLEAR, NAN, UNCLEAR = 0, 1, 2           # what one pass over the scores found
+
 # Columns that may hold what a run spent, by axis; the first one present in the rows is audited.
 SPENT_COLUMNS = {
     "tokens": ("spent_tokens", "held_tok", "kept_tokens", "budget_tok"),
@@ -82,6 +86,12 @@ def _reject_nan(found: bool) -> None:
 def _all_but_worst(score: np.ndarray, protect: np.ndarray | None) -> np.ndarray | None:
     """Drop one slot per row: the lowest score, the newest among equals. None when +inf scores make it unclear."""
     num_rows, num_slots = score.shape
+    if numba is not None and score.flags.c_contiguous:
+        slots = np.empty((num_rows, num_slots - 1), np.int64)
+        guard = np.zeros((0, 0), bool) if protect is None else protect
+        found = _skip_worst(score, guard, slots)
+        _reject_nan(found == NAN)
+        return slots if found == CLEAR else None
     work = score if protect is None else np.where(protect, np.inf, score)
     newest_first = np.ascontiguousarray(work[:, ::-1])
     worst = num_slots - 1 - newest_first.argmin(axis=1)         # (R,); argmin returns the first, and NaN if any
@@ -91,6 +101,25 @@ def _all_but_worst(score: np.ndarray, protect: np.ndarray | None) -> np.ndarray 
         return None
     slots = np.arange(num_slots - 1)
     return slots + (slots >= worst[:, None])
+
+
+@compiled(parallel=False, fastmath=False)
+def _skip_worst(score, protect, slots):
+    """The same in one pass: fills `slots` with all but the worst. Says CLEAR, NAN or UNCLEAR."""
+    for r in range(score.shape[0]):
+        worst, lowest = -1, np.inf
+        for s in range(score.shape[1]):
+            if protect.size and protect[r, s]:
+                continue
+            if score[r, s] != score[r, s]:
+                return NAN
+            if score[r, s] <= lowest:
+                worst, lowest = s, score[r, s]
+        if lowest == np.inf:
+            return UNCLEAR
+        for s in range(score.shape[1] - 1):
+            slots[r, s] = s + (s >= worst)
+    return CLEAR
 
 
 def _top_by_partition(score: np.ndarray, budget: int, protect: np.ndarray | None) -> np.ndarray:

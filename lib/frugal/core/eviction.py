@@ -116,6 +116,8 @@ class Evictor:
                 budget = self._budget(part.start)
                 if view.num_slots > budget:
                     slots = self.policy.keep(view, budget)
+                    if self.protocol == "fixed_size":                     # notes made while keeping serve the next step
+                        self._store_aux(cache, layer, part, view)
                     if slots.shape[1] == view.num_slots:                  # "full" keeps all, whatever the budget
                         continue
                     slots = slots.unflatten(0, (view.num_seqs, -1))
@@ -129,18 +131,19 @@ class Evictor:
 
     def _views(self, cache: KVCache, layer: int, attn: Tensor | None, num_new: int):
         """The batch as one view when its sequences are alike in length and budget, else one view a sequence."""
-        held, seen = cache.num_held(layer), cache.num_seen
-        alike = bool((held == held[0]).all()) and bool((seen == seen[0]).all()) and len(set(self.budgets)) == 1
+        held, seen = cache.num_held(layer).tolist(), cache.num_seen.tolist()
+        alike = len(set(held)) == len(set(seen)) == len(set(self.budgets)) == 1
         for part in [slice(0, cache.batch)] if alike else [slice(b, b + 1) for b in range(cache.batch)]:
-            slots = int(held[part.start])
+            slots = held[part.start]
 
             def fold(side, part=part, slots=slots):
-                return side[part, :, :slots].flatten(0, 1)
+                side = side if alike else side[part]
+                return (side if side.shape[2] == slots else side[:, :, :slots]).flatten(0, 1)
 
             yield part, LayerView(
                 layer, cache.config.num_layers, fold(cache.keys[layer]), fold(cache.values[layer]),
                 fold(cache.positions[layer]), None if attn is None else attn[part, :, :, :slots].flatten(0, 1),
-                int(seen[part.start]) + num_new, part.stop - part.start, self.step, self.max_steps,
+                seen[part.start] + num_new, part.stop - part.start, self.step, self.max_steps,
                 {name: fold(side) for name, side in cache.aux[layer].items()}, self._generator(layer))
 
     def _store_aux(self, cache: KVCache, layer: int, part: slice, view: LayerView) -> None:

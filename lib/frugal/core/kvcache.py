@@ -172,7 +172,12 @@ class KVCache:
         """
         kept = slots.shape[-1]
         hole = (kept * (kept + 1) // 2 - slots.sum(-1)).unsqueeze(-1)                     # (B, K, 1): the missing slot
-        for side in (self.keys[layer], self.values[layer], self.positions[layer], *self.aux[layer].values()):
+        if attention.kernel_applies(self.keys[layer], self.keys[layer], self.values[layer]):
+            attention.move_newest(self.keys[layer], self.values[layer], self.positions[layer], hole, kept)
+            sides = self.aux[layer].values()
+        else:
+            sides = (self.keys[layer], self.values[layer], self.positions[layer], *self.aux[layer].values())
+        for side in sides:
             last = side[:, :, kept:kept + 1]
             index = hole if side.ndim == 3 else hole[..., None].expand(-1, -1, -1, side.shape[-1])
             side.scatter_(2, index, last.clone())

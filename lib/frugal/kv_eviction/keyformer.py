@@ -33,8 +33,8 @@ def gumbel_score(logits: Float[Tensor, "*b s"], tau: float, generator: torch.Gen
     Source: arXiv 2403.09054, equations 5 to 8.
     """
     if noise == "gumbel":
-        uniform = torch.rand(logits.shape, generator=generator).clamp_min(1e-10).to(logits.device)
-        logits = logits - (-uniform.log()).clamp_min(1e-10).log()
+        uniform = torch.rand(logits.shape, generator=generator).clamp_min_(1e-10).to(logits.device)
+        logits = logits - uniform.log_().neg_().clamp_min_(1e-10).log_()
     elif noise == "gaussian":
         normal = torch.randn(logits.shape, generator=generator).to(logits.device)
         logits = logits + normal * (math.pi / math.sqrt(6))
