@@ -74,3 +74,16 @@ def test_a_kernel_that_forgets_the_rows_left_over_is_rejected(monkeypatch):
     monkeypatch.setattr(module, "product", forgetful)
     x, w = torch.randn(1, 16), torch.randn(13, 16)
     assert not torch.allclose(linear(x, w), F.linear(x, w), atol=1e-4)
+
+
+def test_calibration_drops_a_slow_kernel_and_leaves_the_threads_alone(monkeypatch):
+    """The planted mistake: a kernel that does its work four times."""
+    fast, threads = module._kernel_linear, torch.get_num_threads()
+    monkeypatch.setattr(module, "ROWS_TIMED", (1, 4))
+
+    def slow(x, w, rows):
+        for _ in range(4):
+            F.linear(x, w)
+        return fast(x, w, rows)
+    monkeypatch.setattr(module, "_kernel_linear", slow)
+    assert module._calibrate() == 0 and torch.get_num_threads() == threads
