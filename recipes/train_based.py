@@ -33,7 +33,8 @@ from frugal.kv_eviction.based_recall import (
     recall_rows,
     speed_rows,
 )
-from frugal.models import save_weights, write_atomically
+from frugal.core.files import write_atomically
+from frugal.models import save_weights
 
 SEED = 0
 TRAIN_TASKS = [MQARTask(tokens, pairs) for pairs, tokens in TRAINED_TOKENS.items()]

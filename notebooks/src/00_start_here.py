@@ -23,7 +23,7 @@ from frugal.core.recording import load_recorded
 from frugal.core.roofline import ModelShape
 from frugal.core.sweep import families
 from frugal.explore import explore, show_source, start
-from frugal.kv_eviction import exercises as ex
+from frugal.explore import exercises as ex
 
 SCALE = "small"
 

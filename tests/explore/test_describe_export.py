@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from frugal.core import files
 from frugal.explore import NoRenderer, digest, explore, export, figure_summary, figure_table, live, save, show_source
 from frugal.explore.frontend import SCRIPTS, STATIC, assets
 from frugal.explore.theme import BASELINES, PALETTE, blank, escape, plain, style, styles
@@ -116,9 +117,9 @@ def test_a_png_and_an_svg_where_a_renderer_is_there(fig, tmp_path):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     path.write_text("old")
-    monkeypatch.setattr(export.os, "replace", lambda *names: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(files.os, "replace", lambda *names: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        export.write_whole(path, b"new")
+        files.write_atomically(path, b"new")
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 
 

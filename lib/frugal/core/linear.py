@@ -9,7 +9,6 @@ Source: own measurement, `benchmarks/linear.py`; the numbers are in README.
 import json
 import os
 import platform
-import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from jaxtyping import Float
 from platformdirs import user_cache_dir
 from torch import Tensor
 
+from frugal.core.files import write_atomically
 from frugal.core.compiled import numba, share_threads
 from frugal.core.kernels import product
 
@@ -117,9 +117,6 @@ def _read_json(path: Path) -> dict:
 
 def _write_json(path: Path, value: dict) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as handle:
-            json.dump(value, handle)
-        os.replace(handle.name, path)
+        write_atomically(path, json.dumps(value))
     except OSError:                       # a read-only home only costs the next process a second of timing
         pass

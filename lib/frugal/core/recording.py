@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .rowstore import plain, write_atomically
+from .files import write_atomically
+from .rowstore import plain
 
 FORMAT = "frugal-sweep-1"
 DIGITS = 6

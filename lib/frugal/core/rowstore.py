@@ -3,12 +3,10 @@
 A row is written to a temporary file beside its place and moved there in one step, so that a killed run leaves
 either the whole row or none. Two processes may write the same row at once: both write the same thing.
 """
-import contextlib
 import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .fetch import cache_dir
+from .files import write_atomically
 
 Value = bool | int | float | str | None
 FORMAT = "frugal-row-1"
@@ -56,20 +55,6 @@ class RowStore:
         """Where the row of this key stands, there or not."""
         digest = hashlib.sha256(json.dumps(_jsonable(key), sort_keys=True).encode()).hexdigest()
         return self.folder / str(key.get("family", "rows")) / digest[:2] / f"{digest[2:34]}.json"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old or the new content, never a part. Makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:16], suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 def plain(value: object) -> Value:

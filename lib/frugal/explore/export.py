@@ -2,11 +2,12 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+
+from frugal.core.files import write_atomically
 
 from .describe import digest, figure_summary, figure_table, figure_title
 from .theme import TEMPLATE
@@ -37,7 +38,7 @@ def save(source: Any, path: str | os.PathLike, *, sweep: Any = None, width: int 
         content = figure_table(fig).to_csv(index=False).encode()
     else:
         content = json.dumps({**facts, **({"sweep": sweep} if sweep is not None else {})}, indent=1, allow_nan=False).encode()
-    return write_whole(path, content)
+    return write_atomically(path, content)
 
 
 def _figure(source: Any, choices: dict[str, Any]) -> tuple[go.Figure, dict[str, Any]]:
@@ -72,16 +73,3 @@ def render(fig: go.Figure, kind: str, width: int = 900, scale: Any = 2) -> bytes
         return printed.to_image(format=kind, width=width, height=fig.layout.height or 400, scale=scale if kind == "png" else 1)
     except Exception as error:  # kaleido wraps a missing or broken browser in several types of its own
         raise NoRenderer(f"the picture could not be drawn ({type(error).__name__}: {str(error)[:200]}). {remedy}") from error
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write to a file beside the target and rename it, so that a reader never sees half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path

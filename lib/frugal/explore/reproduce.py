@@ -22,7 +22,9 @@ import plotly.graph_objects as go
 
 from frugal.core.papers import FAMILIES, Paper, papers
 
-from .export import NoRenderer, save, write_whole
+from frugal.core.files import write_atomically
+
+from .export import NoRenderer, save
 from .theme import blank, escape
 
 PICTURES = (".png", ".svg")
@@ -161,4 +163,4 @@ def _module(family: str, name: str) -> Any:
 
 
 def _write(path: Path, text: str) -> str:
-    return write_whole(path, text.encode()).name
+    return write_atomically(path, text).name

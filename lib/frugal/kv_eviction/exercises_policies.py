@@ -6,7 +6,7 @@ import torch
 from frugal.explore.exercises import Exercise, wrong
 from frugal.kv_eviction.keyformer import gumbel_score as reference_score
 
-__all__ = ["EXERCISES", "cache_bytes", "gumbel_score", "sinks_and_recent"]
+__all__ = ["EXERCISES", "gumbel_score", "sinks_and_recent"]
 
 
 def _keep(num_slots: int, budget: int, sinks: int = 4) -> list[int]:
@@ -132,46 +132,4 @@ gumbel_score = Exercise(
     wrong=[(_no_noise, "fresh noise"), (_outside, "divide by tau, and the noise too"), (_wrong_sign, "check the signs"),
            (_uniform, "gumbel-max")])
 
-def _bytes(num_layers: int, num_kv_heads: int, head_dim: int, num_tokens: int, bits: int = 16) -> int:
-    return 2 * num_layers * num_kv_heads * head_dim * num_tokens * bits // 8
-
-
-def _check_bytes(answer) -> None:
-    for sizes in [(30, 3, 64, 1, 32), (32, 8, 128, 1000, 16), (32, 32, 128, 10, 4)]:
-        got, want = answer(*sizes), _bytes(*sizes)
-        case = f"cache_bytes{sizes}"
-        if got == want:
-            continue
-        hints = {want // 2: "there are keys and there are values", want * 8: "bytes, not bits: 8 bits are a byte",
-                 want // sizes[0]: "every layer has a cache of its own"}
-        wrong(f"got {got}, expected {want}", hints.get(got, "keys and values x layers x KV heads x head_dim x tokens x bits / 8"), case)
-
-
-def _only_keys(num_layers, num_kv_heads, head_dim, num_tokens, bits=16):
-    return num_layers * num_kv_heads * head_dim * num_tokens * bits // 8
-
-
-def _bits(num_layers, num_kv_heads, head_dim, num_tokens, bits=16):
-    return 2 * num_layers * num_kv_heads * head_dim * num_tokens * bits
-
-
-def _one_layer(num_layers, num_kv_heads, head_dim, num_tokens, bits=16):
-    return 2 * num_kv_heads * head_dim * num_tokens * bits // 8
-
-
-def _one_token(num_layers, num_kv_heads, head_dim, num_tokens, bits=16):
-    return 2 * num_layers * num_kv_heads * head_dim
-
-
-cache_bytes = Exercise(
-    key="cache_bytes", title="The bytes of a cache",
-    prompt="Return the bytes that the KV cache of `num_tokens` tokens takes at `bits` bits a number.",
-    stub='''def cache_bytes(num_layers: int, num_kv_heads: int, head_dim: int, num_tokens: int, bits: int = 16) -> int:
-    raise NotImplementedError  # yours''',
-    test=_check_bytes,
-    hints=("Each layer keeps one key and one value per KV head and token.", "SmolLM2: 30 layers, 3 KV heads of 64 "
-           "channels; one token in 32 bits takes 46,080 bytes."),
-    difficulty=1, minutes=3, reference=_bytes,
-    wrong=[(_only_keys, "there are values"), (_bits, "not bits"), (_one_layer, "every layer"), (_one_token, "keys and values x")])
-
-EXERCISES = [cache_bytes, sinks_and_recent, gumbel_score]
+EXERCISES = [sinks_and_recent, gumbel_score]

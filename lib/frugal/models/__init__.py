@@ -7,15 +7,15 @@ No pickle anywhere; a file that does not match its card is refused.
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
+
+from frugal.core.files import write_atomically
 
 __all__ = [
     "WEIGHTS_FOLDER",
@@ -24,7 +24,6 @@ __all__ = [
     "load_card",
     "load_weights",
     "save_weights",
-    "write_atomically",
 ]
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -104,21 +103,6 @@ def save_weights(name: str, state: dict[str, Tensor], card: dict, folder: Path |
     write_atomically(path, blob)
     write_atomically(_path(name, folder, ".json"), text.encode())
     return path
-
-
-def write_atomically(path: Path, blob: bytes) -> None:
-    """Write beside `path`, flush to disk, then move into place."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes it private to its owner
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _to_half(key: str, tensor: Tensor) -> Tensor:
