@@ -15,7 +15,6 @@ import frugal.kv_eviction as family
 from frugal.core.checkpoints import load_lm
 from frugal.core.recording import record
 from frugal.kv_eviction import tim_demo, tim_measure
-from frugal.kv_eviction.timrun import Timrun
 from frugal.models.mini_tim import load_mini_tim
 
 ORDER = {"apple": 4, "bread": 2, "cheese": 3, "honey": 5}
@@ -24,7 +23,7 @@ EXAMPLE = (20, 0)                                  # records, seed of the run th
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=12, help="problems of each size")
+    parser.add_argument("--seeds", type=int, default=4, help="problems of each size")
     parser.add_argument("--out", type=Path, default=Path(family.__file__).parent / "recorded")
     parser.add_argument("--demo", action="store_true", help="record the forced thread on SmolLM2 and nothing else")
     options = parser.parse_args()
@@ -35,7 +34,7 @@ def main() -> None:
     lm = load_mini_tim()
     document = tim_measure.problem(*EXAMPLE)
     record(tim_measure.steps_table(lm, document), options.out / "tim_steps.json")
-    record(tim_measure.tree_table(Timrun(0).solve(lm, document)), options.out / "tim_tree.json")
+    record(tim_measure.tree_table(tim_measure.Replay(lm, document.look, 0).replay(document)), options.out / "tim_tree.json")
     rows = tim_measure.measure(lm, tim_measure.METHODS, tim_measure.SIZES, range(options.seeds), progress=tqdm)
     record(rows, options.out / "tim_accuracy.json")
     print(tim_measure.summary(rows).to_string())

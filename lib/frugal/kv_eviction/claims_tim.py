@@ -7,24 +7,12 @@ import time
 from frugal.core.claims import Claim, Evidence
 from frugal.core.lm import LM, random_lm
 from frugal.core.papers import paper
-from frugal.data import thread_tasks as tasks
 from frugal.kv_eviction import tim_measure
-from frugal.kv_eviction.timrun import TIMRun, TIMRuntime
+from frugal.kv_eviction.timrun import TIMRun
 from frugal.models.mini_tim import SHAPE
 
 TIM = paper("timrun")
 ABSTRACT = "arXiv 2507.16784, abstract"
-
-
-class _Replay(TIMRuntime):
-    """Writes the exact trace with real forward passes, so that memory and time do not hang on the answers."""
-
-    def replay(self, document: tasks.Document) -> TIMRun:
-        self.script = tasks.solve(document).tokens
-        return self.run(document.prompt())
-
-    def _choose(self, logits) -> int:
-        return self.script[len(self.text)]
 
 
 def _long_lm() -> LM:
@@ -36,7 +24,7 @@ def _long_lm() -> LM:
 @functools.lru_cache
 def _replayed(threshold: int | float, num_nodes: int = 60) -> TIMRun:
     document = tim_measure.problem(num_nodes, 0)
-    return _Replay(_long_lm(), document.look, threshold).replay(document)
+    return tim_measure.Replay(_long_lm(), document.look, threshold).replay(document)
 
 
 def _pruned_share() -> Evidence:
@@ -59,7 +47,7 @@ def _throughput() -> Evidence:
         seconds = {}
         for threshold in (0, math.inf):
             started = time.process_time()
-            _Replay(lm, document.look, threshold).replay(document)
+            tim_measure.Replay(lm, document.look, threshold).replay(document)
             seconds[threshold] = time.process_time() - started
         ratios.append(seconds[math.inf] / seconds[0])
     return Evidence(round(statistics.median(ratios), 2), note="CPU time of the same text unpruned over pruned, median of 3, in this process")

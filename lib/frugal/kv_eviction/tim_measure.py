@@ -11,7 +11,7 @@ import pandas as pd
 from frugal.core.lm import LM
 from frugal.core.recording import load_recorded
 from frugal.data import thread_tasks as tasks
-from frugal.kv_eviction.timrun import Timrun, TIMRun, TIMRuntime, ToolError
+from frugal.kv_eviction.timrun import TIMRun, TIMRuntime, ToolError
 
 METHODS: dict[str, dict] = {
     "threshold 0": {"threshold": 0}, "threshold 1": {"threshold": 1}, "threshold 2": {"threshold": 2},
@@ -33,6 +33,17 @@ def problem(num_nodes: int, seed: int) -> tasks.Document:
 def peak_tokens(trace: tasks.Trace, threshold: int | float) -> int:
     """Most tokens that a stack of `threshold` lists holds on this trace: counted, without a model."""
     return max(len(s.tokens) for s in tasks.snapshots(trace, threshold, len(trace.tokens)))
+
+
+class Replay(TIMRuntime):
+    """Writes the exact trace with real forward passes: what it holds, frees and takes does not hang on right answers."""
+
+    def replay(self, document: tasks.Document) -> TIMRun:
+        self.script = tasks.solve(document).tokens
+        return self.run(document.prompt())
+
+    def _choose(self, logits) -> int:
+        return self.script[len(self.text)]
 
 
 def measure(lm: LM, methods: Iterable[str], sizes: Iterable[int], seeds: Iterable[int], progress=None) -> pd.DataFrame:
@@ -74,11 +85,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def steps_table(lm: LM, document: tasks.Document, thresholds: Iterable[int | float] = (0, 1, 2, math.inf)) -> pd.DataFrame:
-    """Occupancy of one problem: threshold (text, "inf" for no pruning), step, written and held tokens, freed tokens, pages (the page
+    """Occupancy along the exact trace of one problem: threshold (text, "inf" for no pruning), step, written and held tokens, freed tokens, pages (the page
     of each slot after a prune, numbers separated by blanks, else "")."""
     rows = []
     for threshold in thresholds:
-        run = Timrun(threshold).solve(lm, document, limit=None)
+        run = Replay(lm, document.look, threshold).replay(document)
         written = np.bincount(run.step_of_token, minlength=len(run.occupancy)).cumsum()
         freed = {step: sum(b - a for a, b in spans) for step, spans in run.frees}
         pages = {step: " ".join(map(str, table)) for (step, _), table in zip(run.frees, run.tables)}
