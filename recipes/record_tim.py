@@ -2,7 +2,7 @@
 
     python recipes/record_tim.py --seeds 12
 
-One thread, about 10 CPU minutes. Writes tim_accuracy.json, tim_steps.json and tim_tree.json into the package;
+One thread, about 6 CPU minutes. Writes tim_accuracy.json, tim_steps.json and tim_tree.json into the package;
 with --demo tim_demo.json instead, the forced thread on SmolLM2.
 """
 import argparse
