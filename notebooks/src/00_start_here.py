@@ -123,7 +123,7 @@ print(f"one token adds {lm.config.kv_bytes_per_token:,} bytes of cache: "
 # A test recomputes every verdict and fails when one changes.
 
 # %%
-ledger = frugal.claims("kv_eviction")
+ledger = frugal.claims("kv_eviction", progress=False)
 ledger[["paper", "value", "unit", "how", "verdict"]].head(6).style.hide(axis="index")
 
 # %%

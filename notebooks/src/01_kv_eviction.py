@@ -34,7 +34,7 @@ SCALE = "small"
 lm = frugal.load_lm("smollm2-135m")
 
 # %%
-ledger = frugal.claims("kv_eviction")
+ledger = frugal.claims("kv_eviction", progress=False)
 print(ledger.groupby(["paper", "verdict"], sort=False).size().to_string())
 
 # %% [markdown]

@@ -159,7 +159,8 @@ def ledger(family: str | None = None, progress: bool | None = None) -> pd.DataFr
     """
     from tqdm.auto import tqdm
     claims = claims_of(family)
-    return pd.DataFrame([_row(claim) for claim in tqdm(claims, desc="claims", disable=None if progress is None else not progress)],
+    return pd.DataFrame([_row(claim) for claim in tqdm(claims, desc="claims", delay=2, leave=False,
+                                                          disable=None if progress is None else not progress)],
                         columns=list(COLUMNS))
 
 

@@ -104,7 +104,7 @@ def recall_rows(names: list[str] | None = None, num_examples: int = 128, seed: i
     names = names or available(CONFIGURATIONS)
     cells = [(n, t) for n in TEST_PAIRS for t in sorted({TRAINED_TOKENS[n], 256})]
     rows = []
-    for name in tqdm(names, desc="recall", disable=None):
+    for name in tqdm(names, desc="recall", delay=2, leave=False, disable=None):
         model, card = load_based(name)
         for num_pairs, tokens in cells:
             share, num_bytes = recall(model, num_pairs, num_examples, tokens, seed)
