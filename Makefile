@@ -59,6 +59,7 @@ lab: $(VENV)/.lab
 fetch: $(VENV)/.lab
 	$(BIN)/frugal fetch
 
+# One thread a worker: two workers fill two cores, and threads that wait for each other's turn are slow.
 # Both halves always run, so that one failure does not hide another; the exit code is that of the worse one.
 test: $(VENV)/.test $(VENV)/.grading
 	$(BIN)/frugal fetch
@@ -68,11 +69,11 @@ test: $(VENV)/.test $(VENV)/.grading
 	exit $$rc
 
 test-unit: $(VENV)/.test
-	FRUGAL_TEST_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) tests
+	OMP_NUM_THREADS=1 FRUGAL_TEST_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) tests
 
 # One kernel a notebook, as a reader has it; found by folder. The annotation checks stay off: readers run without them.
 test-notebooks: $(VENV)/.test
-	$(BIN)/python -m pytest -o addopts= -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -ra notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts= -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -ra notebooks
 
 notebooks: $(VENV)/.test
 	$(BIN)/python -m frugal.explore.notebooks
