@@ -7,7 +7,13 @@ technique, `Sweep(family, methods, budgets, workload, seeds).run()` gives a tabl
 papers say and what was found, `papers()` the reading list. Each name is imported when it is first used, so
 `import frugal` costs nothing and does not load torch.
 """
+import os
 from importlib import import_module
+
+# OpenMP threads wait for each other by spinning, for milliseconds. On a laptop with a browser open this makes a decoding
+# step twenty times as slow, since the spinning thread keeps the working one off its core; about 20 microseconds of
+# spinning cost nothing on a quiet machine. Read when torch and numba start, so it must be set before; yours wins.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 __all__ = ["Sweep", "claims", "generate", "load_lm", "papers"]

@@ -21,9 +21,8 @@
 # The notebook takes about two minutes on a laptop and needs no network.
 
 # %%
-import torch
-
 import frugal
+import torch
 from frugal.core.generation import generate
 from frugal.core.roofline import shape
 from frugal.explore import choice, live, show_source, text
