@@ -174,7 +174,7 @@ def main() -> None:
         from frugal.models import save_weights
         save_weights("mini_tim", {name: value.half() for name, value in weights.items()},
                      {"recipe": "recipes/train_mini_tim.py", "seed": 0, "history": options.history, "rounds": state["round"], "tokens": state["tokens"],
-                      "cpu_s": round(state["cpu_s"]), "data_sha256": data_hash(), "shape": mini_tim.SHAPE,
+                      "cpu_s": round(state["cpu_s"]), "data_hash": data_hash(), "shape": mini_tim.SHAPE,
                       "metrics": validate({n: v.half().float() for n, v in weights.items()})})
 
 
