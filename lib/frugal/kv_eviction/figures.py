@@ -20,6 +20,13 @@ def eviction_rows() -> pd.DataFrame:
     return load_recorded("kv_eviction", "eviction")
 
 
+def declared(rows: pd.DataFrame) -> dict[str, Any]:
+    """The declaration that rebuilds these rows: one Sweep a workload, `Sweep(family, methods, budgets, workload, seeds)`."""
+    return {"family": "kv_eviction", "sweeps": [
+        {"workload": workload, "methods": list(part.method.unique()), "budgets": sorted(part.budget.unique().tolist()),
+         "seeds": sorted(part.seed.unique().tolist())} for workload, part in rows.groupby("workload", sort=False)]}
+
+
 def keep_map_data() -> dict[str, Any]:
     """Which heads hold which position while an answer grows, recorded by the same recipe."""
     text = resources.files("frugal.kv_eviction").joinpath("assets/keep_map.json").read_text(encoding="utf-8")
@@ -27,15 +34,17 @@ def keep_map_data() -> dict[str, Any]:
 
 
 def budget_curve() -> Explorer:
-    rows = curves.averaged(eviction_rows())
+    recorded = eviction_rows()
+    rows = curves.averaged(recorded)
     # keyformer first, full last: where a reader starts, and the reference
     methods = ["keyformer", *(m for m in rows.method.unique() if m not in ("keyformer", "full")), "full"]
     return explore(curves.budget_curve, rows, workload=list(rows.workload.unique()), method=methods,
-                   budget=sorted(rows.budget.unique()))
+                   budget=sorted(rows.budget.unique()), sweep=declared(recorded))
 
 
 def bytes_curve() -> Explorer:
-    return explore(curves.bytes_curve, curves.averaged(eviction_rows()), workload=["continuation", "copying"])
+    recorded = eviction_rows()
+    return explore(curves.bytes_curve, curves.averaged(recorded), workload=["continuation", "copying"], sweep=declared(recorded))
 
 
 def keep_map() -> Explorer:
