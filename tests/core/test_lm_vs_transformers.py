@@ -10,25 +10,10 @@ from frugal.core.kvcache import KVCache
 from frugal.core.layout import split_weights
 from frugal.core.lm import LM
 from frugal.core.safetensors_folder import name_in_folder
+from frugal.core.transformers_peer import to_transformers
 
 transformers = pytest.importorskip("transformers")
 NUM_TOKENS = 2_048
-
-
-def to_transformers(lm: LM, attention: str = "sdpa"):
-    """transformers' Llama with the weights of `lm`, shared where they were not fused."""
-    c = lm.config
-    config = transformers.LlamaConfig(
-        vocab_size=c.vocab_size, hidden_size=c.hidden_size, num_hidden_layers=c.num_layers, head_dim=c.head_dim,
-        num_attention_heads=c.num_heads, num_key_value_heads=c.num_kv_heads, intermediate_size=c.intermediate_size,
-        rms_norm_eps=c.norm_eps, max_position_embeddings=c.max_positions, tie_word_embeddings=c.tie_embeddings,
-        rope_parameters={"rope_theta": c.rope_theta, "rope_type": "default"}, attn_implementation=attention)
-    model = transformers.LlamaForCausalLM(config).eval()
-    weights = {name_in_folder(part): weight for part, weight in split_weights(c, lm.weights)}
-    absent = model.load_state_dict(weights, strict=False)
-    assert not absent.unexpected_keys and set(absent.missing_keys) <= {"lm_head.weight"}
-    model.tie_weights()
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ import torch
 
 from frugal.core.budgets import resolve, top_slots
 from frugal.core.generation import compressed_cache
-from frugal.core.layout import split_weights
 from frugal.core.lm import random_lm
-from frugal.core.safetensors_folder import name_in_folder
+from frugal.core.transformers_peer import to_transformers
 from frugal.data import tasks
 from frugal.kv_eviction import TOVA, HeavyHitter, Knorm, Random, SnapKV, StreamingLLM
 from frugal.kv_eviction.peer import from_kvpress
@@ -33,19 +32,6 @@ PAIRS = {
     "snapkv": (SnapKV(window=16, kernel=5), lambda r: kvpress.SnapKVPress(r, window_size=16, kernel_size=5)),
     "h2o": (HeavyHitter(recent=0.0, normalize="count"), kvpress.ObservedAttentionPress),
 }
-
-
-def to_transformers(lm, attention="eager"):
-    """transformers' Llama with the weights of `lm`."""
-    c = lm.config
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=c.vocab_size, hidden_size=c.hidden_size, num_hidden_layers=c.num_layers, head_dim=c.head_dim,
-        num_attention_heads=c.num_heads, num_key_value_heads=c.num_kv_heads, intermediate_size=c.intermediate_size,
-        rms_norm_eps=c.norm_eps, max_position_embeddings=c.max_positions, tie_word_embeddings=c.tie_embeddings,
-        rope_parameters={"rope_theta": c.rope_theta, "rope_type": "default"}, attn_implementation=attention)).eval()
-    model.load_state_dict({name_in_folder(part): w for part, w in split_weights(c, lm.weights)}, strict=False)
-    model.tie_weights()
-    return model
 
 
 def theirs(model, tokens, press):
@@ -92,7 +78,7 @@ def different(score, slots):
 @pytest.fixture(scope="module")
 def tiny():
     lm = random_lm(3, num_layers=3)
-    return lm, to_transformers(lm)
+    return lm, to_transformers(lm, "eager")
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -194,7 +180,7 @@ def test_what_cannot_be_wrapped_is_refused():
 def test_keep_sets_on_smollm2(smollm2, name):
     tokens = torch.tensor([tasks.continuation(0, smollm2.tokenizer, 200, 1).context])
     policy, press = PAIRS[name]
-    pairs = list(zip(ours(smollm2, tokens, policy, 100), theirs(to_transformers(smollm2), tokens, press(0.5)), strict=True))
+    pairs = list(zip(ours(smollm2, tokens, policy, 100), theirs(to_transformers(smollm2, "eager"), tokens, press(0.5)), strict=True))
     assert len(pairs) == 30
     assert max(shortfall(b.score, a.slots) for a, b in pairs) <= 1e-4       # near-ties may fall either way
     assert sum(different(b.score, a.slots) for a, b in pairs) <= 1
