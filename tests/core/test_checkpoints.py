@@ -174,7 +174,7 @@ def test_killed_while_converting_the_next_call_recovers(write_gguf, parts):
 
 @pytest.mark.model
 def test_smollm2_loads_fast_and_small_once_converted(smollm2):
-    """Under 5 s and 1.8 GiB, which is what a notebook kernel may take; in a process of its own."""
+    """Under 5 s; a notebook kernel may take 1.8 GiB, and 1.4 leaves no room for the weights twice. A process of its own."""
     script = ("import json, resource, time, torch; from frugal.core.checkpoints import load_lm\n"
               "start = time.process_time(); lm = load_lm(); spent = time.process_time() - start\n"
               "lm(torch.ones(1, 64, dtype=torch.int64))\n"
@@ -182,7 +182,7 @@ def test_smollm2_loads_fast_and_small_once_converted(smollm2):
     start = time.perf_counter()
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     spent_s, peak_bytes = json.loads(out)
-    assert spent_s < 5 and peak_bytes < 1.8 * 2**30, (spent_s, peak_bytes, time.perf_counter() - start)
+    assert spent_s < 5 and peak_bytes < 1.4 * 2**30, (spent_s, peak_bytes, time.perf_counter() - start)
 
 
 @pytest.mark.model

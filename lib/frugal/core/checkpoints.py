@@ -1,6 +1,6 @@
 """load_lm: a language model by name, from a GGUF file or from a safetensors folder.
 
-The first load converts the weights to the fused layout of LM and keeps the result in the cache; later loads map that.
+The first load converts the weights to the fused layout of LM and keeps the result in the cache; later loads read that.
 """
 import errno
 import hashlib
@@ -14,7 +14,7 @@ from filelock import FileLock
 from frugal.core import converted
 from frugal.core.fetch import MODELS, cache_dir, fetch, progress_bar
 from frugal.core.gguf_file import GGUFFile
-from frugal.core.large_pages import in_large_pages
+from frugal.core.large_pages import large_pages
 from frugal.core.layout import CheckpointError, Source, fused_weights
 from frugal.core.lm import LM
 from frugal.core.safetensors_folder import SafetensorsFolder
@@ -28,7 +28,7 @@ def load_lm(name_or_path: str | os.PathLike = "smollm2-135m", *, device: str | t
             dtype: torch.dtype = torch.float32, progress: bool = True) -> LM:
     """The language model of that name (fetched once), or the one in a GGUF file or a safetensors folder.
 
-    The weights are memory-mapped from a converted copy in the cache; changing them in place never reaches the disk.
+    The weights are read from a converted copy in the cache; changing them in place never reaches the disk.
     dtype: torch.float32, bfloat16 (half the memory; faster only on CPUs made for it) or float16.
     Raises CheckpointError for a damaged, incomplete or foreign checkpoint, FetchError where a named model cannot be had.
     """
@@ -36,13 +36,12 @@ def load_lm(name_or_path: str | os.PathLike = "smollm2-135m", *, device: str | t
         raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
     name = str(name_or_path)
     copy = _copy_path(name, dtype)
-    loaded = converted.read(copy)
+    memory = large_pages if torch.device(device).type == "cpu" else lambda num_bytes: None
+    loaded = converted.read(copy, memory)
     if loaded is None:
         path = fetch(name, progress) if name in MODELS else Path(name).expanduser()
-        loaded = _convert(open_checkpoint(path), copy, dtype, progress)
+        loaded = _convert(open_checkpoint(path), copy, dtype, memory, progress)
     config, weights, tokenizer = loaded
-    if torch.device(device).type == "cpu":
-        weights = in_large_pages(weights)
     lm = LM(config, weights, tokenizer, name=name if name in MODELS else Path(name).stem)
     return lm if torch.device(device).type == "cpu" else lm.to(device)
 
@@ -53,19 +52,19 @@ def open_checkpoint(path: str | os.PathLike) -> Source:
     return SafetensorsFolder(path) if path.is_dir() else GGUFFile(path)
 
 
-def _convert(source: Source, copy: Path, dtype: torch.dtype, progress: bool):
-    """Write the converted copy and map it; without room or a writable cache, build the weights in memory instead."""
+def _convert(source: Source, copy: Path, dtype: torch.dtype, memory, progress: bool):
+    """Write the converted copy and read it; without room or a writable cache, build the weights in memory instead."""
     num_bytes, tokenizer = converted.needed_bytes(source.config, dtype), source.tokenizer()
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(copy) + ".lock"):                # two kernels: the second finds the first one's copy
-            loaded = converted.read(copy)
+            loaded = converted.read(copy, memory)
             if loaded is None:
                 if converted.room_on_disk(copy.parent) < num_bytes + (64 << 20):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(copy.parent))
                 with progress_bar(num_bytes, f"converting {Path(source.label).name}", progress) as bar:
                     converted.write(copy, source.config, fused_weights(source, dtype), tokenizer, dtype, bar.update)
-                loaded = converted.read(copy)
+                loaded = converted.read(copy, memory)
     except OSError as error:
         warnings.warn(f"no converted copy was kept, so the next load is slow again: {error}. {num_bytes / 1e6:.0f} MB "
                       f"are needed in {cache_dir()}; free some space or set FRUGAL_CACHE.", stacklevel=3)

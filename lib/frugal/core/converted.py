@@ -1,11 +1,12 @@
-"""The converted copy: the fused weights of a checkpoint as one safetensors file in the cache, memory-mapped.
+"""The converted copy: the fused weights of a checkpoint as one safetensors file in the cache.
 
-Reading a GGUF file decodes every block (seconds); mapping the copy takes a fraction of a second, its pages are
-shared between kernels, and the system can drop them under pressure. A copy is written under another name, flushed
+Reading a GGUF file decodes every block (seconds); reading the copy into memory, or mapping it, takes a fraction of a
+second. A copy is written under another name, flushed
 and renamed, so a half-written one is never seen. Each tensor carries a checksum that is read back on every load.
 """
 import dataclasses
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,14 +33,21 @@ def checksum(tensor: Tensor) -> int:
     return (int(words.sum(dtype=np.uint64)) + int(raw[words.size * 8:].sum(dtype=np.uint64))) % 2 ** 64
 
 
-def read(path: Path) -> tuple[LMConfig, dict[str, Tensor], Tokenizer] | None:
-    """Configuration, memory-mapped weights and tokenizer; None when the copy is not there or not whole."""
+def read(path: Path, memory: Callable[[int], mmap.mmap | None] = lambda num_bytes: None
+         ) -> tuple[LMConfig, dict[str, Tensor], Tokenizer] | None:
+    """Configuration, weights and tokenizer; None when the copy is not there or not whole.
+
+    memory: gives writable memory of so many bytes, which the file is read into; where it gives None the file is
+    mapped. Never both: a mapping that is read and then copied holds the weights twice.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("version") != _VERSION:
                 return None
-            weights = {name: file.get_tensor(name) for name in file.keys()}    # noqa: SIM118 (no mapping)
+            room = memory(path.stat().st_size)
+            weights = ({name: file.get_tensor(name) for name in file.keys()} if room is None     # noqa: SIM118 (no mapping)
+                       else _read_into(room, path))
         sums = json.loads(metadata["checksums"])
         if sums.keys() != weights.keys() or any(checksum(weights[name]) != sums[name] for name in sums):
             return None
@@ -49,6 +57,21 @@ def read(path: Path) -> tuple[LMConfig, dict[str, Tensor], Tokenizer] | None:
         return config, weights, Tokenizer(text, json.loads(metadata["tokenizer"]))
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
+
+
+def _read_into(room: mmap.mmap, path: Path) -> dict[str, Tensor]:
+    """The tensors of the file, as views of the memory that it is read into. The header has been checked already."""
+    view, filled = memoryview(room), 0
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(view[filled:]):           # one call reads at most 2 GiB
+            filled += count
+    start = 8 + int.from_bytes(view[:8], "little")
+    header = json.loads(bytes(view[8:start]))
+    header.pop("__metadata__")
+    dtypes = {kind: dtype for dtype, kind in _KINDS.items()}
+    return {name: torch.frombuffer(room, dtype=dtypes[entry["dtype"]], offset=start + entry["data_offsets"][0],
+                                   count=int(np.prod(entry["shape"]))).view(entry["shape"])
+            for name, entry in header.items()}
 
 
 def needed_bytes(config: LMConfig, dtype: torch.dtype) -> int:
