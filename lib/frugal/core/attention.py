@@ -66,13 +66,16 @@ def attention_rows(q: Float[Tensor, "b t h d"], keys: Float[Tensor, "b k c d"], 
 
     Slots a row may not see are exactly 0. Memory is that of the block, never of the whole matrix.
     """
-    batch, rows, num_heads, head_dim = q.shape
-    num_slots, num_kv_heads = int(held.max()), keys.shape[1]
-    grouped = q.transpose(1, 2).reshape(batch, num_kv_heads, -1, head_dim) * head_dim ** -0.5   # (B, K, G*t, D)
-    logits = grouped @ keys[:, :, :num_slots].transpose(-1, -2)
-    logits = logits.view(batch, num_heads, rows, num_slots)
-    visible = visible_slots(held, num_new, first_row, rows, q.device)
+    logits = logit_rows(q, keys, int(held.max()))
+    visible = visible_slots(held, num_new, first_row, q.shape[1], q.device)
     return logits.masked_fill_(~visible[:, None], -torch.inf).softmax(-1)
+
+
+def logit_rows(q: Float[Tensor, "b t h d"], keys: Float[Tensor, "b k c d"], num_slots: int) -> Float[Tensor, "b h t s"]:
+    """Scaled products of query rows with the first `num_slots` keys, nothing masked yet."""
+    batch, rows, num_heads, head_dim = q.shape
+    grouped = q.transpose(1, 2).reshape(batch, keys.shape[1], -1, head_dim) * head_dim ** -0.5   # (B, K, G*t, D)
+    return (grouped @ keys[:, :, :num_slots].transpose(-1, -2)).view(batch, num_heads, rows, num_slots)
 
 
 def visible_slots(held: np.ndarray, num_new: int, first_row: int, rows: int, device) -> Tensor:
