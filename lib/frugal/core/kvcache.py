@@ -19,22 +19,28 @@ from frugal.core.rope import apply
 ROW_BLOCK = 256        # query rows of one block of attention statistics
 
 
+class MissingKeys(ValueError):
+    """Attention would have read keys of a (layer, position) that was never written."""
+
+
 class KVCache:
     """Cache of a batch of sequences whose lengths may differ.
 
     positions="original" leaves keys rotated at their place in the text and gives a new token its true position;
     "renumbered" rotates kept keys on to 0..S-1 and gives a new token the position S (StreamingLLM's habit).
     growth: slots added when storage is full. observer: gets attention rows, see `frugal.core.eviction`.
+    strict: refuse to attend where the keys of an earlier position were never written at that layer (a token that
+    skipped it). For caches from which nothing is evicted.
     """
 
     def __init__(self, config, rope, batch: int = 1, *, device="cpu", dtype=torch.float32,
-                 positions: str = "original", growth: int = 64, reserve: int = 0, observer=None):
+                 positions: str = "original", growth: int = 64, reserve: int = 0, observer=None, strict: bool = False):
         if positions not in ("original", "renumbered"):
             raise ValueError(f"positions must be 'original' or 'renumbered', got {positions!r}")
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
         self.config, self.rope, self.batch, self.mode = config, rope, batch, positions
-        self.growth, self.observer = growth, observer
+        self.growth, self.observer, self.strict = growth, observer, strict
         self.num_seen = np.zeros(batch, np.int64)                       # tokens gone through, per sequence
         self._held = np.zeros((config.num_layers, batch), np.int64)     # slots in use
         shape = (batch, config.num_kv_heads, reserve, config.head_dim)
@@ -62,6 +68,8 @@ class KVCache:
                positions: Int[Tensor, "b t"]) -> Float[Tensor, "b t h d"]:
         """Appends the new keys and values of one layer and returns the attention output of the new tokens."""
         num_new = q.shape[1]
+        if self.strict:
+            self.check_written(layer, positions[:, 0].cpu().numpy())
         self.append(layer, k, v, positions)
         keys, values, held = self.keys[layer], self.values[layer], self._held[layer]
         rows = self.observer.rows(num_new) if self.observer is not None else 0
@@ -79,6 +87,8 @@ class KVCache:
                       threads: int) -> np.ndarray:
         """`attend` for the compiled layer, on arrays and without an observer: output (B, T, H, D)."""
         num_new, held = q.shape[1], self._held[layer]
+        if self.strict:
+            self.check_written(layer, positions[:, 0])
         self._make_room(layer, int(held.max()) + num_new)
         out = attention.store_and_attend(q, k, v, positions, held, self.keys[layer].numpy(), self.values[layer].numpy(),
                                          self.positions[layer].numpy(), threads)
@@ -92,6 +102,19 @@ class KVCache:
         return (type(self) is KVCache and not (self.observer and self.observer.rows(num_new)) and self.mode == "original"
                 and num_new <= attention.FEW and self.keys[0].dtype == torch.float32
                 and self.keys[0].device.type == "cpu")
+
+    def check_written(self, layer: int, first: np.ndarray) -> None:
+        """first (B,): text position of the first new token; all before it must be held, each once."""
+        held = self._held[layer]
+        if (held == first).all():
+            return
+        b = int((held != first).argmax())
+        there = set(self.positions[layer][b, 0, :held[b]].tolist())
+        missing = [p for p in range(int(first[b])) if p not in there]
+        what = (f"position {missing[0]} ({len(missing)} in all) was never written" if missing
+                else f"position {int(first[b])} is written already")
+        raise MissingKeys(f"layer {layer}, sequence {b}: {what}; run that layer for every earlier token, or fill its keys "
+                          "from the state the token left with")
 
     # -- storage -------------------------------------------------------------------------------------------------
 
@@ -165,6 +188,18 @@ class KVCache:
         if self.mode == "renumbered":
             self._renumber(layer, slots, part)
 
+    def rewind(self, num_seen: int | Sequence[int]) -> None:
+        """Forgets the newest tokens, back to `num_seen` a sequence, in every layer that held them (no copy).
+
+        For caches in text order, as they are until something is evicted. ValueError for a length not reached yet.
+        """
+        wanted = np.broadcast_to(np.asarray(num_seen, np.int64), self.num_seen.shape)
+        if (wanted < 0).any() or (wanted > self.num_seen).any() or (self._held > self.num_seen).any():
+            raise ValueError(f"cannot rewind to {wanted.tolist()}: allowed is 0..{self.num_seen.tolist()}, on a cache that "
+                             "holds nothing beyond what it has seen")
+        self._held = np.minimum(self._held, wanted)
+        self.num_seen = wanted.copy()
+
     def _fill_holes(self, layer: int, slots: Tensor) -> None:
         """One slot per head goes: the newest slot moves into its place, so a step costs one slot, not the cache.
 
@@ -228,7 +263,7 @@ class KVCache:
 
     def _like(self, batch: int, num_seen: np.ndarray, held: np.ndarray) -> "KVCache":
         new = KVCache(self.config, self.rope, batch, device=self.keys[0].device, dtype=self.keys[0].dtype,
-                      positions=self.mode, growth=self.growth, observer=self.observer)
+                      positions=self.mode, growth=self.growth, observer=self.observer, strict=self.strict)
         new.num_seen, new._held = num_seen.copy(), held.copy()
         return new
 

@@ -120,13 +120,15 @@ class LM:
     @torch.no_grad()
     def run(self, tokens: Int[Tensor, "b t"] | None, cache=None, *, embeds: Float[Tensor, "b t h"] | None = None,
             positions: Int[Tensor, "b t"] | None = None, layers: list[int] | None = None,
-            hidden: bool = False, last_only: bool = False, logits: bool = True) -> LMOutput:
+            hidden: bool = False, last_only: bool = False, logits: bool = True,
+            advance: bool = True) -> LMOutput:
         """One forward pass; new keys and values go to `cache` (a fresh one when None).
 
         tokens: ids (B, T), or `embeds` (B, T, hidden) in their place. positions: text positions (B, T), by default
         those that follow what the cache has seen. layers: which layers to run, in order (default all).
         hidden: also return the state after the embedding and after each layer. last_only: logits of the last
-        token alone. Raises ValueError for ids outside the vocabulary, an empty prompt or a text beyond the context.
+        token alone. advance: count the tokens as seen; False when further layers follow for the same tokens.
+        Raises ValueError for ids outside the vocabulary, an empty prompt or a text beyond the context.
         """
         x = self._embed(tokens) if embeds is None else embeds
         batch, num_new, _ = x.shape
@@ -139,7 +141,7 @@ class LM:
         if fused.serves(self, x):                                        # the same, a few rows at a time, compiled
             quick = fused.Pass(self, cache, positions, cos, sin)
             x, states = quick.run(x, layers, hidden)
-            cache.advance(num_new)
+            cache.advance(num_new if advance else 0)
             return LMOutput(quick.logits(x, last_only) if logits else None, states)
         states = [x] if hidden else []
         for i in layers:
@@ -147,7 +149,7 @@ class LM:
             x = x + self._mlp(i, x)
             if hidden:
                 states.append(x)
-        cache.advance(num_new)
+        cache.advance(num_new if advance else 0)
         return LMOutput(self.unembed(x[:, -1:] if last_only else x) if logits else None, states)
 
     def unembed(self, x: Float[Tensor, "b t h"]) -> Float[Tensor, "b t v"]:
