@@ -11,8 +11,8 @@ import torch
 
 from frugal import load_lm
 from frugal.core.generation import compressed_cache
-from frugal.core.recording import record
-from frugal.core.sweep import Sweep
+from frugal.core.recording import read_recorded, record
+from frugal.core.sweep import KEYS, Sweep
 from frugal.data import tasks
 from frugal.kv_eviction import ALL, live_eviction
 
@@ -25,13 +25,20 @@ MAP_METHODS = ("streaming_llm", "h2o", "snapkv", "tova", "knorm", "keyformer")
 MAP_STEPS, MAP_PROMPT, MAP_BUDGET = (0, 8, 16, 24), 96, 0.4
 
 
-def record_sweeps(jobs: int) -> None:
-    tables = []
+def record_sweeps(jobs: int, only: list[str] | None = None) -> None:
+    """Runs and records all workloads; with `only` just these methods, in the places their rows have in the file."""
+    tables, before = [], read_recorded(OUT / "eviction.json") if only else None
     for workload, seeds in SEEDS.items():
         methods = POLICIES + (CACHES if workload in ("continuation", "copying") else [])
-        tables.append(Sweep("kv_eviction", methods, None, workload, seeds).run(jobs=jobs))
-        print(workload, len(tables[-1]), "rows,", int((tables[-1].error != "").sum()), "failed")
-        record(pd.concat(tables, ignore_index=True), OUT / "eviction.json")
+        tables.append(Sweep("kv_eviction", [m for m in methods if not only or m in only], None, workload, seeds).run(jobs=jobs))
+        print(workload, len(tables[-1]), "rows,", int((tables[-1].error != "").sum()), "failed", flush=True)
+    rows = pd.concat(tables, ignore_index=True)
+    if only:
+        keys = list(KEYS)
+        fresh = rows.set_index(keys)
+        rows = pd.concat([before[[tuple(key) not in fresh.index for key in before[keys].values]], rows], ignore_index=True)
+        rows = rows.set_index(keys).loc[[tuple(key) for key in before[keys].values]].reset_index()[list(before.columns)]
+    record(rows, OUT / "eviction.json")
 
 
 def record_keep_map() -> None:
@@ -73,10 +80,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", choices=("sweeps", "map"))
+    parser.add_argument("--methods", help="names with commas: run these again and keep the other rows")
     options = parser.parse_args()
     OUT.mkdir(exist_ok=True)
     if options.only != "map":
-        record_sweeps(options.jobs)
+        record_sweeps(options.jobs, options.methods.split(",") if options.methods else None)
     if options.only != "sweeps":
         record_keep_map()
         record_live_answer()

@@ -118,6 +118,12 @@ def test_exponential(x):
     assert abs(kernels.exp(np.float32(x)) - wanted) <= 3e-7 * wanted
 
 
+@pytest.mark.parametrize("x", [1e-37, 6e-8, 0.3, 0.7071, 0.70711, 1 - 2 ** -24, 1.0, 1 + 2 ** -23, 1.4142, 5.0, 3e38])
+def test_logarithm(x):
+    wanted = np.log(np.float64(np.float32(x)))
+    assert abs(kernels.log(np.float32(x)) - wanted) <= 3e-7 * max(1, abs(wanted))
+
+
 def test_wrong_loops_are_rejected(monkeypatch):
     """Planted mistakes: a norm of the wrong states, an attention that does not see its own token."""
     lm = random_lm()

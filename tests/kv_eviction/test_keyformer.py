@@ -1,11 +1,13 @@
 """Keyformer: its three limits, its equality with H2O without noise, and noise that stays out of the attention."""
+import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 
 from frugal.core.generation import compressed_cache
 from frugal.core.lm import LM, random_lm
-from frugal.kv_eviction import HeavyHitter, Keyformer
-from frugal.kv_eviction.keyformer import gumbel_score
+from frugal.kv_eviction import HeavyHitter, Keyformer, noisy_score
+from frugal.kv_eviction.noisy_score import gumbel_score
 from tests.kv_eviction.test_policies import observed, random_view
 
 LM2 = random_lm()
@@ -95,3 +97,47 @@ def test_noise_is_fresh_for_every_logit():
 def test_bad_settings(options):
     with pytest.raises(ValueError):
         Keyformer(**options)
+
+
+# -- noise by place -------------------------------------------------------------------------------------------------
+
+def rows_of_attention(rows=6, num_new=3, slots=37, seed=0):
+    """(R * G, T, S) probabilities; the first row of each head cannot see the last two slots."""
+    logits = torch.randn(rows, num_new, slots, generator=torch.Generator().manual_seed(seed)) * 3
+    logits[:, 0, -2:] = -torch.inf
+    return logits.softmax(-1)
+
+
+@pytest.mark.parametrize("tau", [0.05, 1.0, 1.7])
+def test_the_compiled_pass_is_the_plain_score(tau):
+    attn = rows_of_attention()
+    ours = noisy_score.received(attn, 2, tau, torch.Generator().manual_seed(3))
+    plain = gumbel_score(attn.log(), tau, torch.Generator().manual_seed(3)).unflatten(0, (2, 3)).mean(1).sum(1)
+    assert torch.allclose(ours, plain, atol=1e-5) and torch.allclose(ours.sum(-1), torch.full((2,), 3.0), atol=1e-4)
+    alone = noisy_score.received(attn[:, :1].contiguous(), 2, tau, torch.Generator().manual_seed(3))
+    assert (alone[:, -2:] == 0).all()                                  # what no row may see has received nothing
+
+
+def test_threads_do_not_change_the_noise():
+    attn, scores = rows_of_attention(24, 1, 500), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        scores.append(noisy_score.received(attn, 8, 1.3, torch.Generator().manual_seed(1)))
+    assert torch.equal(*scores)
+
+
+def test_uniform_numbers_are_uniform_and_their_streams_apart():
+    """Kolmogorov-Smirnov against the uniform law, and no correlation between neighbours, rows or keys."""
+    first, second = (noisy_score.uniform((400, 500), noisy_score.draw_keys(torch.Generator().manual_seed(i))) for i in (0, 1))
+    assert first.min() > 0 and first.max() < 1
+    assert kstest(first.flatten().numpy(), "uniform").pvalue > 1e-3
+    for a, b in [(first[:, :-1], first[:, 1:]), (first[:-1], first[1:]), (first, second), (first[:-7], first[7:])]:
+        assert abs(np.corrcoef(a.flatten().numpy(), b.flatten().numpy())[0, 1]) < 4 / a.numel() ** 0.5
+    assert first.unique().numel() > 0.97 * first.numel()
+
+
+def test_extreme_places_give_finite_scores():
+    attn = torch.tensor([[[1e-38, 1.0, 0.0, 1e-30]]])
+    for seed in range(50):
+        score = noisy_score.received(attn, 1, 0.5, torch.Generator().manual_seed(seed))
+        assert score.isfinite().all() and score[0, 2] == 0 and abs(float(score.sum()) - 1) < 1e-5

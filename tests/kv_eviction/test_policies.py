@@ -150,6 +150,15 @@ class LastRowOnly(HeavyHitter):
         view.aux["mass"] = view.by_kv_head(view.attn)[:, -1]
 
 
+@given(slots=st.integers(4, 40), rows=st.integers(1, 4), seqs=st.integers(1, 3), seed=st.integers(0, 99))
+def test_attention_received_is_the_mean_over_a_group_of_the_sum_over_rows(slots, rows, seqs, seed):
+    view = random_view(slots, seed, seqs, rows)
+    by_hand = torch.stack([view.attn[r * GROUP:(r + 1) * GROUP].sum((0, 1)) / GROUP for r in range(seqs * KV)])
+    assert torch.allclose(view.received(), by_hand, atol=1e-5)
+    view.attn = view.attn.double()                                  # no compiled loop for these
+    assert torch.allclose(view.received().float(), by_hand, atol=1e-5)
+
+
 class FirstHeadOnly(HeavyHitter):
     """Takes one query head of the group for all."""
     def observe(self, view):

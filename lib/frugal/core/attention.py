@@ -219,17 +219,30 @@ def _store(k, v, positions, held, keys, values, slot_positions):
                     values[b, h, slot, d] = v[b, t, h, d]
 
 
-def move_newest(keys: Tensor, values: Tensor, positions: Tensor, hole: Tensor, last: int) -> None:
-    """Slot `last` of every KV head moves to the slot `hole` (B, K, 1)."""
-    _move_newest(keys.numpy(), values.numpy(), positions.numpy(), hole.numpy(), last)
+def move_newest(keys: Tensor, values: Tensor, positions: Tensor, slots: Tensor) -> Tensor:
+    """The newest slot of every KV head moves into the one slot that `slots` (B, K, kept), ascending, leaves out.
+
+    Returns the holes, (B, K, 1). All but one of kept + 1 slots stay, so what lies behind the hole is one higher.
+    """
+    hole = np.empty((*slots.shape[:2], 1), np.int64)
+    _move_newest(keys.numpy(), values.numpy(), positions.numpy(), slots.numpy(), hole)
+    return torch.from_numpy(hole)
 
 
 @compiled(parallel=False)
-def _move_newest(keys, values, positions, hole, last):
+def _move_newest(keys, values, positions, slots, holes):
+    last = slots.shape[2]
     for b in range(keys.shape[0]):
         for h in range(keys.shape[1]):
-            slot = hole[b, h, 0]
-            positions[b, h, slot] = positions[b, h, last]
+            low, high = 0, last                            # the first place whose slot is not its own number
+            while low < high:
+                middle = (low + high) // 2
+                if slots[b, h, middle] > middle:
+                    high = middle
+                else:
+                    low = middle + 1
+            holes[b, h, 0] = low
+            positions[b, h, low] = positions[b, h, last]
             for d in range(keys.shape[3]):
-                keys[b, h, slot, d] = keys[b, h, last, d]
-                values[b, h, slot, d] = values[b, h, last, d]
+                keys[b, h, low, d] = keys[b, h, last, d]
+                values[b, h, low, d] = values[b, h, last, d]

@@ -58,6 +58,10 @@ def top_slots(score: Shaped[Tensor, "rows slots"], budget: int,
     num_slots = score.shape[1]
     if not 1 <= budget <= num_slots:
         raise ValueError(f"budget {budget} is out of range: the cache holds {num_slots} slots, so give 1 to {num_slots}")
+    if score.device.type == "cpu" and budget == num_slots - 1:        # what every decoded token asks for
+        kept = _all_but_worst(_on_cpu(score), None if protect is None else protect.numpy())
+        if kept is not None:
+            return torch.from_numpy(kept)
     most = 0 if protect is None else int(protect.sum(dim=1).max())
     if most > budget:
         raise BudgetTooSmall(f"budget {budget} is too small: {most} slots are protected, so give {most} to {num_slots}")
@@ -65,16 +69,14 @@ def top_slots(score: Shaped[Tensor, "rows slots"], budget: int,
         return torch.arange(num_slots, device=score.device).expand(score.shape[0], -1).clone()
     if score.device.type != "cpu":
         return _top_by_sorting(score, budget, protect)
-    values = score.detach()
-    values = values.numpy() if values.dtype in (torch.float32, torch.float64) else _exact(values).numpy()
-    guard = None if protect is None else protect.numpy()
-    kept = _all_but_worst(values, guard) if budget == num_slots - 1 else None
-    return torch.from_numpy(_top_by_partition(values, budget, guard) if kept is None else kept)
+    return torch.from_numpy(_top_by_partition(_on_cpu(score), budget, None if protect is None else protect.numpy()))
 
 
-def _exact(values: Tensor) -> Tensor:
-    """The same numbers in a type that numpy sorts fast: half types to fp32, integers to fp64."""
-    return values.to(torch.float32 if values.is_floating_point() else torch.float64)
+def _on_cpu(score: Tensor) -> np.ndarray:
+    """The same numbers in a type that numpy sorts fast: half types become fp32, integers fp64."""
+    if score.dtype not in (torch.float32, torch.float64):
+        score = score.to(torch.float32 if score.is_floating_point() else torch.float64)
+    return score.detach().numpy()
 
 
 def _reject_nan(found: bool) -> None:
@@ -84,7 +86,8 @@ def _reject_nan(found: bool) -> None:
 
 
 def _all_but_worst(score: np.ndarray, protect: np.ndarray | None) -> np.ndarray | None:
-    """Drop one slot per row: the lowest score, the newest among equals. None when +inf scores make it unclear."""
+    """Drop one slot per row: the lowest score, the newest among equals. None when +inf scores make it unclear, or
+    when a row has no slot to drop."""
     num_rows, num_slots = score.shape
     if numba is not None and score.flags.c_contiguous:
         slots = np.empty((num_rows, num_slots - 1), np.int64)

@@ -14,12 +14,13 @@ except ImportError:                       # numba has no build for every platfor
 def compiled(parallel: bool = True, fastmath: bool | set = True) -> Callable:
     """Decorator: the loop as machine code, kept beside the source for the next process. Without numba: as it is.
 
-    Checks that an import hook has put around the function are taken off: compiled code cannot call them.
+    Checks that an import hook has put around the function are taken off: compiled code cannot call them. A division
+    by zero gives infinity, as in numpy: the check that Python would make keeps a loop from using vector instructions.
     """
     def compile_it(loop: Callable) -> Callable:
         if numba is None:
             return loop
-        return numba.njit(parallel=parallel, fastmath=fastmath, cache=True)(inspect.unwrap(loop))
+        return numba.njit(parallel=parallel, fastmath=fastmath, error_model="numpy", cache=True)(inspect.unwrap(loop))
     return compile_it
 
 

@@ -10,11 +10,14 @@ the cache grows; "fixed_size" cuts back to the budget after the prompt and after
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from frugal.core.attention import kernel_applies
 from frugal.core.budgets import BudgetTooSmall
+from frugal.core.compiled import compiled
 from frugal.core.kvcache import KVCache
 
 PROTOCOLS = ("compress_once", "fixed_size")
@@ -62,10 +65,31 @@ class LayerView:
         """Mean over the query heads that share a KV head."""
         return attn.unflatten(0, (self.num_rows, -1)).mean(1)
 
+    def received(self) -> Float[Tensor, "r s"]:
+        """Attention received: the sum over the rows shown, mean over the query heads that share a KV head."""
+        if not kernel_applies(self.attn, self.attn, self.attn):
+            return self.by_kv_head(self.attn).sum(1)
+        total = np.zeros((self.num_rows, self.attn.shape[2]), np.float32)
+        _add_received(self.attn.numpy(), total)
+        return torch.from_numpy(total)
+
     def share(self, score: Float[Tensor, "r s"]) -> Float[Tensor, "r s"]:
         """One score for all KV heads of a sequence: the mean over its heads, repeated."""
         heads = self.num_rows // self.num_seqs
         return score.unflatten(0, (self.num_seqs, heads)).mean(1).repeat_interleave(heads, 0)
+
+
+@compiled(parallel=False)
+def _add_received(attn, total):
+    """attn (R * G, T, S) -> total (R, S) += mean over G of the sum over T. One call in place of three."""
+    group = attn.shape[0] // total.shape[0]
+    weight = np.float32(1) / np.float32(group)
+    for head in range(attn.shape[0]):
+        to = total[head // group]
+        for t in range(attn.shape[1]):
+            row = attn[head, t]
+            for s in range(row.size):
+                to[s] += row[s] * weight
 
 
 class Evictor:

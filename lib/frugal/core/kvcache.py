@@ -206,11 +206,11 @@ class KVCache:
         Slot order is no longer text order afterwards; attention does not care, and `positions` still tells.
         """
         kept = slots.shape[-1]
-        hole = (kept * (kept + 1) // 2 - slots.sum(-1)).unsqueeze(-1)                     # (B, K, 1): the missing slot
         if attention.kernel_applies(self.keys[layer], self.keys[layer], self.values[layer]):
-            attention.move_newest(self.keys[layer], self.values[layer], self.positions[layer], hole, kept)
+            hole = attention.move_newest(self.keys[layer], self.values[layer], self.positions[layer], slots)
             sides = self.aux[layer].values()
         else:
+            hole = (kept * (kept + 1) // 2 - slots.sum(-1)).unsqueeze(-1)                 # (B, K, 1): the missing slot
             sides = (self.keys[layer], self.values[layer], self.positions[layer], *self.aux[layer].values())
         for side in sides:
             last = side[:, :, kept:kept + 1]

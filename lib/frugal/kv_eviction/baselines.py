@@ -104,7 +104,7 @@ class HeavyHitter(Policy):
     share_heads: bool = False
 
     def observe(self, view: LayerView) -> None:
-        received = view.by_kv_head(view.attn).sum(1)                                       # (R, S)
+        received = view.received()                                                         # (R, S)
         view.aux["mass"] = view.aux["mass"].add_(received) if "mass" in view.aux else received
 
     def keep(self, view: LayerView, budget: int) -> Int[Tensor, "r kept"]:

@@ -9,44 +9,18 @@ Differs: slots are really gathered after the prompt and after every token (the r
 8th token); the prompt's score is per sequence (the release sums it over the batch); the score is averaged over the
 query heads of a group (grouped-query attention).
 """
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from frugal.core.budgets import top_slots
 from frugal.core.eviction import LayerView
 from frugal.core.papers import Paper, paper
+from frugal.kv_eviction import noisy_score
 from frugal.kv_eviction.baselines import Policy
-
-NOISES = ("gumbel", "gaussian", "none")
-
-
-def gumbel_score(logits: Float[Tensor, "*b s"], tau: float, generator: torch.Generator | None,
-                 noise: str = "gumbel") -> Float[Tensor, "*b s"]:
-    """softmax((logits + noise) / tau) along the last axis, the noise fresh for every logit.
-
-    "gaussian" has Gumbel's variance, pi^2 / 6. Logits of -inf stay at probability 0.
-    Source: arXiv 2403.09054, equations 5 to 8.
-    """
-    if noise == "gumbel":                  # minus the log of an exponential number is a Gumbel number
-        logits = logits - _exponential(logits, generator).log_()
-    elif noise == "gaussian":
-        normal = torch.randn(logits.shape, generator=generator).to(logits.device)
-        logits = logits + normal * (math.pi / math.sqrt(6))
-    return (logits / tau).softmax(-1)
-
-
-def _exponential(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Exponential numbers of mean 1, drawn on the CPU so that a seed gives the same ones everywhere; never 0.
-
-    By hand: PyTorch's own `exponential_` takes three times as long.
-    """
-    return torch.rand(like.shape, generator=generator).log_().neg_().to(like.device)
-
+from frugal.kv_eviction.noisy_score import NOISES
 
 @dataclass(frozen=True)
 class Keyformer(Policy):
@@ -79,9 +53,7 @@ class Keyformer(Policy):
 
     def observe(self, view: LayerView) -> None:
         tau = self.temperature(view.step, view.max_steps)
-        # A probability's log is its logit up to a constant of the row, which the softmax cancels.
-        flat = gumbel_score(view.attn.log(), tau, view.generator, self.noise)
-        received = view.by_kv_head(flat).sum(1)                                            # (R, S)
+        received = noisy_score.received(view.attn, view.num_rows, tau, view.generator, self.noise)     # (R, S)
         view.aux["score"] = view.aux["score"].add_(received) if "score" in view.aux else received
 
     def keep(self, view: LayerView, budget: int) -> Int[Tensor, "r kept"]:
