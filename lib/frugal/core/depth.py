@@ -153,7 +153,7 @@ class Stack:
             self.cache.check_written(i, positions[:, 0].cpu().numpy())
             self.cache.append(i, apply(k, cos, sin).contiguous(), v.contiguous(), positions)
             self._count_product("fill", x, rows)
-        self._note(FILLED, layers, positions)
+        self.mark(FILLED, layers, positions)
 
     def map(self, x: Float[Tensor, "b t h"], affine: Affine) -> Float[Tensor, "b t out"]:
         """The affine map of the states, charged."""
@@ -161,10 +161,10 @@ class Stack:
         return affine(x)
 
     @torch.no_grad()
-    def logits(self, x: Float[Tensor, "b t h"]) -> Float[Tensor, "b t v"]:
-        """Final norm and output matrix, charged."""
+    def logits(self, x: Float[Tensor, "b t h"], normalise: bool = True) -> Float[Tensor, "b t v"]:
+        """Final norm and output matrix, charged. normalise: False when x is normalised already (its scale counts)."""
         self._count_product("head", x, self.lm.head)
-        return self.lm.unembed(x)
+        return self.lm.unembed(x) if normalise else linear(x * self.lm.weights["norm"], self.lm.head)
 
     def advance(self, num_new: int = 1) -> None:
         """The newest `num_new` tokens are done."""
@@ -180,7 +180,8 @@ class Stack:
             grid[event.layers, first:first + event.count] = event.kind
         return grid
 
-    def _note(self, kind: int, layers: list[int], positions: Tensor) -> None:
+    def mark(self, kind: int, layers: list[int], positions: Int[Tensor, "b t"]) -> None:
+        """Notes what happened in these cells, over what was noted before."""
         self.events.append(Event(kind, layers, positions[:, 0].cpu().numpy(), positions.shape[1]))
 
     def _count_product(self, kind: str, x: Tensor, weight: Tensor) -> None:
@@ -200,4 +201,4 @@ class Stack:
         work.weight_bytes += sum(self._sizes[i][1] for i in layers)
         item = 2 * c.num_kv_heads * c.head_dim * self.lm.head.element_size()              # one slot
         work.kv_bytes += len(layers) * item * (int(positions[:, -1].sum()) + len(positions))
-        self._note(kind, layers, positions)
+        self.mark(kind, layers, positions)

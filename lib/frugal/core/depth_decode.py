@@ -34,7 +34,7 @@ class PlannedDepth:
     """A policy whose layers depend on the position alone: a subclass gives `layers(index, num_layers)`.
 
     index -1 is the prompt. Where a layer list jumps, `bridge(entry)` may give an affine map for the state that enters
-    layer `entry`; `head(last, num_layers)` may give one for the state that leaves after layer `last`.
+    layer `entry`; `read(stack, x, last)` turns the state after layer `last` into logits.
     """
 
     def layers(self, index: int, num_layers: int) -> list[int]:
@@ -43,8 +43,8 @@ class PlannedDepth:
     def bridge(self, entry: int):
         return None
 
-    def head(self, last: int, num_layers: int):
-        return None
+    def read(self, stack: Stack, x: Tensor, last: int) -> Tensor:
+        return stack.logits(x)
 
     def prefill(self, stack, x):
         return self._run(stack, x, -1)
@@ -59,8 +59,7 @@ class PlannedDepth:
         for block in blocks(layers):
             bridge = self.bridge(block[0]) if block[0] != 0 and block != layers else None
             x = stack.run(x if bridge is None else stack.map(x, bridge), block)
-        x, lens = x[:, -1:], self.head(layers[-1], stack.num_layers)
-        return stack.logits(x if lens is None else stack.map(x, lens))
+        return self.read(stack, x[:, -1:], layers[-1])
 
 
 class FullDepth(PlannedDepth):
