@@ -4,6 +4,8 @@ Source: arXiv 2507.16784 (TIM), scaled down from 8B to under a million parameter
 Differs: supervised on exact traces only (the paper adds reinforcement learning).
 The training forward below has the weight layout of `frugal.core.lm.LM`, so what is trained here is run there.
 """
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,8 +51,12 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def training_forward(weights: dict[str, Tensor], tokens: Tensor, shape: dict = SHAPE) -> Tensor:
-    """Logits (B, T, V) of right-padded token ids (B, T), with gradients; positions 0..T-1, causal."""
+def training_forward(weights: dict[str, Tensor], tokens: Tensor, shape: dict = SHAPE,
+                     attend: Callable[..., Tensor] = F.scaled_dot_product_attention) -> Tensor:
+    """Logits (B, T, V) of right-padded token ids (B, T), with gradients; positions 0..T-1, causal.
+
+    attend: another way to compute the attention, with the arguments of `scaled_dot_product_attention`.
+    """
     num_tokens, heads, dim = tokens.shape[1], shape["num_heads"], shape["head_dim"]
     kv_heads, eps = shape["num_kv_heads"], shape["norm_eps"]
     cos, sin = rope_table(num_tokens, dim, shape["rope_theta"])
@@ -62,8 +68,7 @@ def training_forward(weights: dict[str, Tensor], tokens: Tensor, shape: dict = S
     for i in range(shape["num_layers"]):
         qkv = F.linear(norm(x, f"layers.{i}.attn_norm"), weights[f"layers.{i}.qkv"])
         q, k, v = qkv.unflatten(-1, (-1, dim)).transpose(1, 2).split([heads, kv_heads, kv_heads], dim=1)
-        mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v.to(q.dtype), is_causal=True,
-                                               enable_gqa=heads != kv_heads)
+        mixed = attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v.to(q.dtype), is_causal=True, enable_gqa=heads != kv_heads)
         x = x + F.linear(mixed.transpose(1, 2).flatten(2), weights[f"layers.{i}.o"])
         gate, up = F.linear(norm(x, f"layers.{i}.mlp_norm"), weights[f"layers.{i}.gate_up"]).chunk(2, dim=-1)
         x = x + F.linear(F.silu(gate) * up, weights[f"layers.{i}.down"])
