@@ -173,6 +173,8 @@ def test_what_cannot_be_wrapped_is_refused():
         from_kvpress(object())
     with pytest.raises(ValueError, match="needs must be one of"):
         from_kvpress(kvpress.KnormPress(), "rows")
+    with pytest.raises(ValueError, match="NonCausalAttnPress cannot score from keys.*hidden states"):
+        ours(random_lm(), TOKENS, from_kvpress(kvpress.NonCausalAttnPress(0.5)), 30)       # multiplies hidden states by W_q
 
 
 @pytest.mark.model

@@ -175,3 +175,9 @@ def test_wrong_policies_are_rejected(wrong):
         kept = wrong().keep(observed(wrong(), random_view(30, seed)), 12)[0].tolist()
         differs += kept != best(mass, 12, set(range(24, 30)))
     assert differs >= 8
+
+
+@pytest.mark.parametrize("window", [0, 257])
+def test_snapkv_refuses_a_window_beyond_one_block_of_rows(window):
+    with pytest.raises(ValueError, match=f"1 to 256 tokens, got {window}"):
+        SnapKV(window=window)

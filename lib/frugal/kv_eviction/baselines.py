@@ -13,6 +13,7 @@ from torch import Tensor
 
 from frugal.core.budgets import top_slots
 from frugal.core.eviction import LayerView
+from frugal.core.kvcache import ROW_BLOCK
 from frugal.core.papers import Paper
 
 
@@ -131,6 +132,10 @@ class SnapKV(Policy):
     window: int = 16
     kernel: int = 5
     share_heads: bool = False
+
+    def __post_init__(self):
+        if not 1 <= self.window <= ROW_BLOCK:              # more rows would come in blocks, and the last would stand for all
+            raise ValueError(f"window must be 1 to {ROW_BLOCK} tokens, got {self.window}")
 
     def min_budget(self) -> int:
         return self.window

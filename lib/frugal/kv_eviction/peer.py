@@ -36,7 +36,11 @@ class FromKvpress(Policy):
                                  config=SimpleNamespace(num_attention_heads=queries, num_key_value_heads=heads))
         unseen = torch.empty(seqs, view.num_slots, 0)                     # hidden states: a cache does not hold them
         keys, values = view.keys.unflatten(0, (seqs, heads)), view.values.unflatten(0, (seqs, heads))
-        return self.press.score(module, unseen, keys, values, attn, {}).flatten(0, 1)
+        try:
+            return self.press.score(module, unseen, keys, values, attn, {}).flatten(0, 1)
+        except (RuntimeError, LookupError, AttributeError, TypeError) as error:
+            raise ValueError(f"{type(self.press).__name__} cannot score from keys, values and attention alone ({error}); presses "
+                             "that read hidden states or the model's weights cannot be wrapped") from error
 
     def observe(self, view: LayerView) -> None:
         score = self._score(view)
