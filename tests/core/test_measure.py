@@ -53,6 +53,18 @@ def test_counted_flops_are_two_per_multiply_add_whatever_kernel_runs(rows):
     assert measure.counted_flops(lambda: linear(x, weight)) == 2 * rows * 48 * 32
 
 
+@pytest.mark.parametrize("new", [1, 3, 40])
+def test_counted_flops_see_attention_whatever_kernel_runs(new):
+    from frugal.core.lm import random_lm
+    lm = random_lm()
+    cache, c = lm.new_cache(), lm.config
+    lm(torch.zeros(1, 9, dtype=torch.long), cache)
+    tokens = torch.zeros(1, new, dtype=torch.long)
+    products = 2 * new * (sum(w.numel() for layer in lm.layers for w in layer.values() if w.ndim == 2) + lm.head.numel())
+    attention = 4 * new * (9 + new) * c.num_heads * c.head_dim * c.num_layers             # masked places are multiplied too
+    assert measure.counted_flops(lambda: lm(tokens, cache)) == products + attention
+
+
 def test_memory_is_read_from_the_process():
     before, size = measure.rss_bytes(), 96 * measure.MIB
     with mmap.mmap(-1, size) as block:                     # fresh pages: an allocator may have a freed block at hand

@@ -2,8 +2,8 @@
 
 An edit is a plain function of a layer number and a tensor. `edited(lm, edits)` is a decoder with the same weights
 that applies them; with nothing to apply it is the decoder itself, so that "off" is the same code, bit for bit.
-Attention is edited in a wrapper around the cache: the cache stores and attends as always, then the edited rows are
-computed again. Rows and layers that no edit names keep their bits.
+Attention is edited in a wrapper around the cache: the cache stores as always and attends for the rows that no edit
+names; edited rows are computed here. Rows and layers that no edit names keep their bits.
 
 Shapes: B batch, T new tokens, R edited rows, S slots, H query heads, K KV heads, D head dim.
 Source: no paper; the hooks that PAI (arXiv 2407.21771), PAINT (2501.12206) and VISTA (2502.03628) share.
@@ -110,16 +110,19 @@ class _EditedCache:
         self.cache.advance(num_new)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
-        out, edits = self.cache.attend(layer, q, k, v, positions), self.edits
+        cache, edits = self.cache, self.edits
         if edits.layers is not None and layer not in edits.layers:
-            return out
+            return cache.attend(layer, q, k, v, positions)
         first = 0 if edits.rows is None else max(0, q.shape[1] - edits.rows)
+        replaced = edits.logits is not None and first == 0 and cache.observer is None     # nothing of the plain answer is left
+        out = cache.append(layer, k, v, positions) if replaced else cache.attend(layer, q, k, v, positions)
         probs = self._rows(layer, q, first)
         if edits.watch is not None:
             edits.watch(layer, probs)
         if edits.logits is None:
             return out
-        return torch.cat([out[:, :first], mix(probs, self.cache.values[layer])], dim=1)
+        new = mix(probs, cache.values[layer])
+        return new if replaced else torch.cat([out[:, :first], new], dim=1)
 
     def _rows(self, layer: int, q: Tensor, first: int) -> Tensor:
         """Probabilities of rows first.. of the pass, (B, H, R, S), edited."""

@@ -92,8 +92,8 @@ def peak_rss_bytes() -> int:
 def counted_flops(fn: Callable[[], object]) -> int:
     """FLOPs of the matrix products and attentions that `fn` really runs; a multiply-add counts as 2.
 
-    Counted by torch.utils.flop_counter, which sees PyTorch operators only; so our small-batch kernel is switched
-    off meanwhile (it computes the same products). Element-wise work is not counted.
+    Counted by torch.utils.flop_counter, which sees PyTorch operators only; so our small-batch kernels are switched
+    off meanwhile (they compute the same products). Element-wise work is not counted.
     """
     with _pytorch_products(), FlopCounterMode(display=False) as counter:
         fn()
@@ -102,13 +102,16 @@ def counted_flops(fn: Callable[[], object]) -> int:
 
 @contextlib.contextmanager
 def _pytorch_products() -> Iterator[None]:
-    from . import linear as module
-    kernel_applies = module._kernel_applies
-    module._kernel_applies = lambda *args: False
+    from . import attention, linear
+    patched = ((linear, "_kernel_applies"), (attention, "kernel_applies"))
+    before = [getattr(module, name) for module, name in patched]
+    for module, name in patched:
+        setattr(module, name, lambda *args: False)
     try:
         yield
     finally:
-        module._kernel_applies = kernel_applies
+        for (module, name), value in zip(patched, before):
+            setattr(module, name, value)
 
 
 def read_bandwidth(threads: int | None = None, num_bytes: int = 256 * MIB, repeats: int = 7) -> float:
