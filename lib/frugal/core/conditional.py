@@ -28,7 +28,7 @@ def apply_chosen(x: Float[Tensor, "n h"], choice: Int[Tensor, "n"],
     for i, count in enumerate(counts):
         if count:
             rows = (choice == i).nonzero()[:, 0]
-            out = out.index_copy(0, rows, modules[i](x[rows]))
+            out = out.index_copy(0, rows, modules[i](x.index_select(0, rows)).to(out.dtype))  # bf16 modules under autocast
     return out
 
 
