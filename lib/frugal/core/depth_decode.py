@@ -84,9 +84,10 @@ def blocks(layers: Sequence[int]) -> list[list[int]]:
 class DepthRun:
     """What `decode` did.
 
-    tokens, texts: per prompt, cut at its end token; fed: per prompt all tokens written, uncut. prompt_work, work: counts
-    of prefill and of all decode steps; step_work: counts per step; step_s: wall seconds per step. logits: (B, steps, V)
-    where asked for. stack: the decode stack (its `cells(sequence)` draws the grid), prompts: tokens of each prompt.
+    tokens, texts: per prompt, cut at its end token; fed: per prompt all tokens written, uncut. prompts: tokens of each.
+    prompt_work: counts of prefill; step_work: counts of each decode step. step_s, step_cpu_s: wall seconds, and CPU
+    seconds of the process, per step. logits: (B, steps, V) where asked for. stack: that of decoding, whose
+    `cells(sequence)` draws the grid. memory: what the policy kept between steps.
     """
     tokens: list[list[int]]
     texts: list[str]
@@ -94,6 +95,7 @@ class DepthRun:
     prompt_work: Work
     step_work: list[Work]
     step_s: list[float]
+    step_cpu_s: list[float]
     prefill_s: float
     stack: Stack
     prompts: list[int]
@@ -145,7 +147,7 @@ def decode(lm, prompts, policy: DepthPolicy, max_new_tokens: int = 32, *, forced
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     start = time.perf_counter()
     stack, logits, prompt_work = _prefill(lm, ids, policy, max_new_tokens)
-    run = DepthRun([], [], [[] for _ in ids], prompt_work, [], [], time.perf_counter() - start, stack, [len(p) for p in ids])
+    run = DepthRun([], [], [[] for _ in ids], prompt_work, [], [], [], time.perf_counter() - start, stack, [len(p) for p in ids])
     kept, ends = [], set(lm.config.eos_ids) if stop_at_end else set()
     for index in range(max_new_tokens):
         if keep_logits:
@@ -166,10 +168,11 @@ def decode(lm, prompts, policy: DepthPolicy, max_new_tokens: int = 32, *, forced
 
 def _step(run: DepthRun, picked: Tensor, policy: DepthPolicy, index: int) -> Tensor:
     run.stack.work = Work()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     logits = policy.step(run.stack, run.stack.embed(picked[:, None]), index, run.memory)
     run.stack.advance()
     run.step_s.append(time.perf_counter() - start)
+    run.step_cpu_s.append(time.process_time() - cpu)
     run.step_work.append(run.stack.work)
     return logits
 

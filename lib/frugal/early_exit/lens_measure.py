@@ -44,17 +44,17 @@ def _judged(logits: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
 
 def bridge_rows(lm, bridges: dict[int, Affine], windows: Sequence[list[int]], warm_up: int = 1) -> list[dict]:
     """Agreement with the whole model when every position jumps from `warm_up` layers to an entry layer: plain and bridged."""
+    whole = [lm(torch.tensor([window]))[0, SINKS:].argmax(-1) for window in windows]
     rows = []
     for entry, bridge in bridges.items():
         for bridged in (False, True):
-            same, count = 0.0, 0
-            for window in windows:
-                ids = torch.tensor([window])
+            same = []
+            for window, wanted in zip(windows, whole):
                 stack = Stack(lm)
-                x = stack.run(stack.embed(ids), range(warm_up))
+                x = stack.run(stack.embed(torch.tensor([window])), range(warm_up))
                 x = stack.run(stack.map(x, bridge) if bridged else x, range(entry, lm.config.num_layers))
-                agrees = stack.logits(x)[0, SINKS:].argmax(-1) == lm(ids)[0, SINKS:].argmax(-1)
-                same, count = same + float(agrees.sum()), count + len(agrees)
+                same.append(stack.logits(x)[0, SINKS:].argmax(-1) == wanted)
+            agrees = torch.cat(same).float()
             rows.append({"entry": entry, "layers": warm_up + lm.config.num_layers - entry, "bridged": bridged,
-                         "agreement": same / count, "tokens": count})
+                         "agreement": float(agrees.mean()), "tokens": len(agrees)})
     return rows
