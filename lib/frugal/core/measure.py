@@ -95,9 +95,17 @@ def counted_flops(fn: Callable[[], object]) -> int:
     Counted by torch.utils.flop_counter, which sees PyTorch operators only; so our small-batch kernels are switched
     off meanwhile (they compute the same products). Element-wise work is not counted.
     """
-    with _pytorch_products(), FlopCounterMode(display=False) as counter:
+    with _pytorch_products(), FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops}) as counter:
         fn()
     return counter.get_total_flops()
+
+
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu        # the counter knows the GPU's ones alone
+
+
+def _attention_flops(q_shape, k_shape, v_shape, *args, **kwargs) -> int:
+    """Both products over all pairs, masked ones too, as the counter does for the other attention operators."""
+    return 2 * q_shape[0] * q_shape[1] * q_shape[2] * k_shape[2] * (q_shape[3] + v_shape[3])
 
 
 @contextlib.contextmanager
