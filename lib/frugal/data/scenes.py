@@ -27,6 +27,7 @@ __all__ = ["GRID", "KINDS", "NAMES", "PLACES", "SIDE", "THEMES", "VOCAB", "VIEW"
 
 SIDE, VIEW, GRID = 128, 64, 3                   # px of the canvas, px of a view, cells a side
 NUM_VIEWS = 5                                   # overview, then tiles in raster order
+HELD_OUT = 2_000_000_000                        # first seed of the scenes that no recipe trains on
 CELL = SIDE // GRID                             # 42 px: the largest object
 SMALLEST = 8                                    # px: the smallest object that may be asked for
 # Luminance noise of 0.02 as a table over one random byte: rounded quantiles, so no floating point is drawn.
