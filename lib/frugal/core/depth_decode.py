@@ -56,9 +56,15 @@ class PlannedDepth:
         layers = checked_layers(self.layers(index, stack.num_layers), stack.num_layers)
         if not layers:
             raise ValueError(f"{type(self).__name__} runs no layer at index {index}: give at least one")
+        parts: list[tuple] = []                     # runs of layers with no map between them go through in one call
         for block in blocks(layers):
             bridge = self.bridge(block[0]) if block[0] != 0 and block != layers else None
-            x = stack.run(x if bridge is None else stack.map(x, bridge), block)
+            if bridge is None and parts:
+                parts[-1][1].extend(block)
+            else:
+                parts.append((bridge, block))
+        for bridge, part in parts:
+            x = stack.run(x if bridge is None else stack.map(x, bridge), part)
         return self.read(stack, x[:, -1:], layers[-1])
 
 
@@ -168,7 +174,7 @@ def decode(lm, prompts, policy: DepthPolicy, max_new_tokens: int = 32, *, forced
 
 def _step(run: DepthRun, picked: Tensor, policy: DepthPolicy, index: int) -> Tensor:
     run.stack.work = Work()
-    start, cpu = time.perf_counter(), time.process_time()
+    cpu, start = time.process_time(), time.perf_counter()
     logits = policy.step(run.stack, run.stack.embed(picked[:, None]), index, run.memory)
     run.stack.advance()
     run.step_s.append(time.perf_counter() - start)
