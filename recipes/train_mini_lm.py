@@ -1,6 +1,6 @@
 """Train the mini-LM on the standard library so that it tolerates skipped layers.
 
-    python recipes/train_mini_lm.py --work /tmp/mini_lm --steps 1500 --publish
+    python recipes/train_mini_lm.py --work /tmp/mini_lm --steps 1100 --publish
 
 One thread, about 1.1 CPU seconds a step. Stops and resumes anywhere: the work folder holds weights and optimizer moments
 (safetensors) and the step (JSON metadata); the batch of a step depends on the seed and the step alone. Each step sees two
@@ -192,7 +192,7 @@ def train(work: Path, steps: int, seed: int = 0, stop: int | None = None) -> tup
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, outside the repository")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--stop", type=int, help="pause after this step")
     parser.add_argument("--publish", action="store_true", help="write the weights and the card into the package")
     options = parser.parse_args()
