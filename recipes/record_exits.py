@@ -1,18 +1,18 @@
 """Records what the exit baselines do on real text: python recipes/record_exits.py [table ...]
 
-Tables: lens_table (the picture of one sentence), exits (a sweep of all per-token methods), confidence (how CALM's choices cost), self_speculative, depth_cells (which
-cell of the layer-by-position grid ran). Every row is a real run; one thread, so that CPU time is comparable. Ten
-minutes on one core. The mini-LM's rows need its trained weights.
+Tables: lens_table (the picture of one sentence), depth_cells (which cell of the layer-by-position grid ran), confidence (what
+CALM's choices cost), self_speculative, exits (a sweep of all per-token methods). Every row is a real run; one thread, so that
+CPU times compare. Ten minutes on one core. --model records one model's rows and keeps the other's as they are.
 """
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from frugal.core.depth_decode import decode
-from frugal.core.recording import record
+from frugal.core.recording import read_recorded, record
 from frugal.core.sweep import Sweep
 from frugal.early_exit import ALL, live_lens
 from frugal.early_exit.calm import ConfidenceExit
@@ -20,12 +20,11 @@ from frugal.early_exit.fixed_exit import FixedExit, Full
 from frugal.early_exit.lenses import LogitLens, load_ridge_lens
 from frugal.early_exit.self_speculative import SelfSpeculative
 from frugal.early_exit.unified_skipping import UnifiedSkipping
-from frugal.early_exit.workloads import MINI_LM, SMOLLM2, full_greedy, measured, model, spent, window
-from frugal.models import list_weights
+from frugal.early_exit.workloads import MINI_LM, SMOLLM2, WORKLOADS, full_greedy, measured, model, spent, window
 
 OUT = Path(__file__).parents[1] / "lib/frugal/early_exit/recorded"
 ASSETS = OUT.parent / "assets"
-MODELS = [SMOLLM2] + [MINI_LM] * bool(list_weights(MINI_LM))
+MODELS = [SMOLLM2, MINI_LM]
 SEEDS = {"continuation": 2, "continuation_logit_lens": 1, "code": 4}
 BUDGETS = (0.95, 0.9, 0.8, 0.7, 0.5, 0.33)
 THRESHOLDS = (0.3, 0.6, 0.9)
@@ -40,12 +39,12 @@ def lens_of(name: str):
     return load_ridge_lens() if name == SMOLLM2 else LogitLens()
 
 
-def exits() -> pd.DataFrame:
+def exits(models: list[str]) -> pd.DataFrame:
     """All per-token methods at all budgets."""
     depth = [cls.name for cls in ALL if cls.kind == "depth" and cls is not Full]
     tables = []
     for workload, seeds in SEEDS.items():
-        if workload == "code" and MINI_LM not in MODELS:
+        if WORKLOADS[workload].model not in models:
             continue
         own = [m for m in depth if workload == "code" or m in ONLY[workload]]
         tables += [Sweep("early_exit", ["full"], [1.0], workload, seeds).run(progress=False),
@@ -54,11 +53,11 @@ def exits() -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def confidence() -> pd.DataFrame:
+def confidence(models: list[str]) -> pd.DataFrame:
     """Confident exit: measure x what is done about missing keys x threshold x batch. cpu_ratio: of the CPU time of a step,
     against the whole model timed just before."""
     rows = []
-    for name in MODELS:
+    for name in models:
         lm, tokens = model(name), 32 if name == SMOLLM2 else 64
         for batch in (1, 4, 8):
             texts = [window(name, seed, 128)[:64 + tokens] for seed in range(batch)]
@@ -79,10 +78,10 @@ def variants(batch: int) -> list[tuple[str, dict, tuple[float, ...]]]:
     return found if batch == 1 else found[:1]
 
 
-def self_speculative() -> pd.DataFrame:
+def self_speculative(models: list[str]) -> pd.DataFrame:
     """Drafting with the first layers, by exit, length of draft and lens; the text is checked against greedy decoding."""
     rows = []
-    for name in MODELS:
+    for name in models:
         lm, tokens = model(name), 32
         layers = lm.config.num_layers
         lenses = [("logit lens", LogitLens())] + ([("ridge lens", load_ridge_lens())] if name == SMOLLM2 else [])
@@ -103,10 +102,10 @@ def self_speculative() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def depth_cells() -> pd.DataFrame:
+def depth_cells(models: list[str]) -> pd.DataFrame:
     """One row a column of the grid: for each method and knob, what happened in the cells of each position."""
     rows = []
-    for name in MODELS:
+    for name in models:
         lm = model(name)
         text = window(name, 0, 64)
         for label, knob, policy in grid_policies(name, lm):
@@ -143,15 +142,30 @@ def lens_table() -> None:
 TABLES = [depth_cells, confidence, self_speculative, exits]
 
 
-def main(names: list[str]) -> None:
+def merged(table: pd.DataFrame, path: Path, models: list[str]) -> pd.DataFrame:
+    """The new rows, behind the recorded ones of the models that were not run now."""
+    if not path.is_file():
+        return table
+    old = read_recorded(path)
+    of = old["model"] if "model" in old else old["workload"].map(lambda name: WORKLOADS[name].model)
+    return pd.concat([old[~of.isin(models)], table], ignore_index=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*")
+    parser.add_argument("--model", choices=MODELS, action="append")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     OUT.mkdir(exist_ok=True)
-    if not names or "lens_table" in names:
+    models = options.model or MODELS
+    if SMOLLM2 in models and (not options.tables or "lens_table" in options.tables):
         lens_table()
     for table in TABLES:
-        if not names or table.__name__ in names:
-            print("wrote", record(table(), OUT / f"{table.__name__}.json").name, flush=True)
+        if not options.tables or table.__name__ in options.tables:
+            path = OUT / f"{table.__name__}.json"
+            print("wrote", record(merged(table(models), path, models), path).name, flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

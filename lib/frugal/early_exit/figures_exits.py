@@ -13,7 +13,8 @@ MODEL_NAMES = {"smollm2-135m": "SmolLM2, 30 layers", "mini_lm": "the trained min
 WORKLOAD_NAMES = {"continuation": "SmolLM2 on documentation, ridge lens", "continuation_logit_lens": "the same, logit lens",
                   "code": "mini-LM on Python code, logit lens"}
 METHOD_NAMES = {"full": "whole model", "fixed_exit": "fixed exit", "unified_skipping": "unified skipping",
-                "confidence_exit": "confident exit", "skipdecode": "SkipDecode"}
+                "confidence_exit": "confident exit", "skipdecode": "SkipDecode", "early_termination": "early termination",
+                "middle_skip": "middle left out"}
 STATES = {EMPTY: "not run", EXECUTED: "run", FILLED: "keys copied", RECOMPUTED: "run later"}
 _COLORS = ("rgba(128,128,128,0.12)", BLUE, ORANGE, PURPLE)
 
@@ -120,22 +121,20 @@ def exits_curve(rows: pd.DataFrame, workload: str = "continuation", cost: str = 
     return fig.update_layout(meta={"summary": f"Settings at least 5 % cheaper in {COSTS[cost]} that still agree on 90 % of tokens: {found}."})
 
 
-PARTS = {"layers": BLUE, "head": ORANGE}
-
-
 def head_charged(rows: pd.DataFrame, model: str = "smollm2-135m", threshold: float = 0.9) -> go.Figure:
     """Bytes of weights a token reads under confident exit, and the CPU time beside it, both as a share of the whole model's."""
     own = rows[(rows.model == model) & (rows.batch == 1)]
     full = own[own.method == "whole model"].iloc[0]
     shown = [own[own.method == "whole model"]] + [own[(own.method == m) & (own.threshold == nearest(own, m, threshold))]
                                                   for m in own.method.unique() if m != "whole model"]
-    part = pd.concat(shown)
+    part = pd.concat(shown).drop_duplicates("method")
     fig = blank(f"Confident exit at threshold {threshold:g}: {MODEL_NAMES[model]}", "", "share of the whole model's (1 = no gain)",
                 barmode="group")
     for column, name, look in (("exit_layer", "layers needed by the token", styles(["a"])["a"]),
                                ("weight_bytes", "weights read, head and lens charged", styles(["a", "b"])["b"]),
-                               ("cpu_ms", "CPU time", styles(["a", "b", "c"])["c"])):
-        fig.add_bar(x=part.method, y=part[column] / full[column], name=name, marker={"color": look.color},
+                               ("cpu_ratio", "CPU time", styles(["a", "b", "c"])["c"])):
+        share = part[column] / full[column]                            # cpu_ratio is one already: the whole model's is 1
+        fig.add_bar(x=part.method, y=share, name=name, marker={"color": look.color},
                     customdata=np.stack([part.agreement, part.head_calls], 1),
                     hovertemplate="%{x}: %{y:.2f}<br>agreement %{customdata[0]:.2f}, %{customdata[1]:.1f} heads a token<extra>" + name + "</extra>")
     fig.add_hline(y=1, line={"color": GREY, "dash": "dot"})
@@ -143,7 +142,7 @@ def head_charged(rows: pd.DataFrame, model: str = "smollm2-135m", threshold: flo
     gap = part[part.method.str.startswith("gap")].iloc[0]
     return fig.update_layout(legend={"orientation": "h", "y": -0.2}, meta={"summary": (
         f"At threshold {threshold:g} the gap rule lets a token leave after {gap.exit_layer:.1f} layers on average, yet reads "
-        f"{gap.weight_bytes / full.weight_bytes:.2f} of the whole model's weight bytes and takes {gap.cpu_ms / full.cpu_ms:.2f} of its time.")})
+        f"{gap.weight_bytes / full.weight_bytes:.2f} of the whole model's weight bytes and takes {gap.cpu_ratio:.2f} of its time.")})
 
 
 def nearest(rows: pd.DataFrame, method: str, threshold: float) -> float:

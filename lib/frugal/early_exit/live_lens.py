@@ -13,7 +13,7 @@ from frugal.early_exit.workloads import SMOLLM2, model
 from frugal.explore.theme import SEQUENTIAL, blank, color_bar, escape
 
 SENTENCE = "The capital of France is Paris, and the capital of Italy is Rome. The sun rises in the"
-ROWS = (1, 5, 10, 15, 18, 20, 21, 22, 24, 26, 27, 28, 29, 30)        # layers run
+ROWS = (1, 5, 10, 15, 18, 20, 21, 22, 24, 26, 27, 28, 30)        # layers run
 MAX_TOKENS = 40
 LENSES = ("ridge", "logit")
 
