@@ -1,16 +1,17 @@
 """Chains of arithmetic written as sentences: a reasoning language in which "same meaning" is decidable.
 
 Source: the role of the reasoning text and of the verifier in arXiv 2505.21600 (R2R), section on token labelling.
-Differs: a synthetic language in place of mathematics in prose, and an exact parser in place of a 72B verifier model.
+Differs: a synthetic language in place of mathematics in prose, and an exact parser in place of a 72B verifier model. The tokens of
+a number run from its units up, as one adds by hand: a small model then learns to carry in minutes. Text shows numbers as usual.
 
 A problem is a start value and three to five operations with two-digit operands, all modulo 1000:
 
-    047 + 32 - 85 + 19 ?
-    so 047 plus 32 equals 079 . then taking 85 from 079 gives 994 . now 994 added to 19 is 013 . answer 013 .
+    047 (1) + 32 (2) - 85 (3) + 19 ?
+    so (1) 047 plus 32 equals 079 . then (2) lowering 079 by 85 gives 994 . now (3) 994 added to 19 is 013 . answer 013 .
 
-Digits are tokens, most significant first. Each step is one sentence. How it opens, in which order it names the operands, and its
-words for the operation and for "equals" are drawn at random, so these tokens cannot be predicted and do not matter. Two
-sentences mean the same when operation, operands and value are the same.
+Digits are tokens (047 is the three tokens 7 4 0). Each step is one sentence that names its number. How it opens, how it names the
+operation, and its word for "equals" are drawn at random, so these tokens cannot be predicted and do not matter. Two
+sentences mean the same when number, operation, operands and value are the same.
 """
 import hashlib
 from collections.abc import Sequence
@@ -22,15 +23,17 @@ MODULUS = 1000
 MIN_STEPS, MAX_STEPS = 3, 5
 LEADS = ("so", "then", "now", "thus")
 INFIX = {"+": ("plus", "added to"), "-": ("minus", "less")}             # 047 plus 32
-PREFIX = {"+": ("adding", "to"), "-": ("taking", "from")}               # adding 32 to 047
+PREFIX = {"+": ("adding", "and"), "-": ("lowering", "by")}              # adding 047 and 32
 EQUALS = ("equals", "gives", "is", "makes")
-SYMBOLS = ("<pad>", "<bos>", "<eos>", "?", ".", "answer", *"0123456789", *"+-", *LEADS, *INFIX["+"], *INFIX["-"],
+NUMBERS = tuple(f"({i + 1})" for i in range(MAX_STEPS))
+SYMBOLS = ("<pad>", "<bos>", "<eos>", "?", ".", "answer", *"0123456789", *"+-", *NUMBERS, *LEADS, *INFIX["+"], *INFIX["-"],
            *PREFIX["+"], *PREFIX["-"], *EQUALS)
 ID = {symbol: i for i, symbol in enumerate(SYMBOLS)}
 PAD, BOS, EOS, ASK, STOP, ANSWER = range(6)
 FIRST_DIGIT = ID["0"]
 VOCAB_SIZE = len(SYMBOLS)
-MAX_TOKENS = 2 + 3 + 3 * MAX_STEPS + 13 * MAX_STEPS + 6                 # of a problem with its longest solution
+MAX_ANSWER = 14 * MAX_STEPS + 6                                         # tokens of the longest solution
+MAX_TOKENS = 2 + 3 + 4 * MAX_STEPS + MAX_ANSWER                         # of a problem with its longest solution
 STYLE = frozenset(ID[word] for word in (*LEADS, *INFIX["+"], *INFIX["-"], *PREFIX["+"], *PREFIX["-"], *EQUALS))
 
 
@@ -55,10 +58,10 @@ class Chain:
         return self.values[-1]
 
     def prompt(self) -> list[int]:
-        """Token ids `<bos> 0 4 7 + 3 2 ... ?`."""
+        """Token ids of `<bos> 047 (1) + 32 ... ?`."""
         out = [BOS, *_digits(self.start, 3)]
-        for sign, operand in self.steps:
-            out += [ID[sign], *_digits(operand, 2)]
+        for number, (sign, operand) in zip(NUMBERS, self.steps):
+            out += [ID[number], ID[sign], *_digits(operand, 2)]
         return [*out, ASK]
 
 
@@ -82,13 +85,9 @@ def write_solution(chain: Chain, rng: np.random.Generator) -> list[int]:
     out: list[int] = []
     value = chain.start
     draws = rng.integers(0, 4, size=(len(chain.steps), 4)).tolist()
-    for (sign, operand), result, (lead, order, word, equals) in zip(chain.steps, chain.values, draws):
-        out.append(ID[LEADS[lead]])
-        if order < 2:
-            out += [*_digits(value, 3), ID[INFIX[sign][word % 2]], *_digits(operand, 2)]
-        else:
-            verb, preposition = PREFIX[sign]
-            out += [ID[verb], *_digits(operand, 2), ID[preposition], *_digits(value, 3)]
+    for number, (sign, operand), result, (lead, order, word, equals) in zip(NUMBERS, chain.steps, chain.values, draws):
+        opening, between = ((), INFIX[sign][word % 2]) if order < 2 else (PREFIX[sign][:1], PREFIX[sign][1])
+        out += [ID[LEADS[lead]], ID[number], *(ID[verb] for verb in opening), *_digits(value, 3), ID[between], *_digits(operand, 2)]
         out += [ID[EQUALS[equals]], *_digits(result, 3), STOP]
         value = result
     return [*out, ANSWER, *_digits(value, 3), STOP, EOS]
@@ -96,7 +95,8 @@ def write_solution(chain: Chain, rng: np.random.Generator) -> list[int]:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a sentence says: left (sign) right = value. A final `answer` sentence has the sign "answer" and no operands."""
+    """What a sentence says: step `number` is left (sign) right = value. An `answer` sentence has the sign "answer", the rest None."""
+    number: int | None
     sign: str
     left: int | None
     right: int | None
@@ -111,24 +111,22 @@ def parse_sentence(tokens: Sequence[int]) -> Meaning | None:
     words = [SYMBOLS[token] for token in tokens]
     if len(words) == 5 and words[0] == "answer" and words[4] == ".":
         value = _number(words[1:4])
-        return None if value is None else Meaning("answer", None, None, value)
-    if len(words) < 12 or words[0] not in LEADS or words[-1] != "." or words[-5] not in EQUALS:
+        return None if value is None else Meaning(None, "answer", None, None, value)
+    if (len(words) < 13 or words[0] not in LEADS or words[1] not in NUMBERS or words[-5] not in EQUALS
+            or words[-1] != "."):
         return None
-    body, value = words[1:-5], _number(words[-4:-1])
+    body, value = words[2:-5], _number(words[-4:-1])
+    left, right = _number(body[-6:-3]), _number(body[-2:])
     for sign in "+-":
-        verb, preposition = PREFIX[sign]
-        if len(body) == 6 and body[3] in INFIX[sign]:
-            left, right = _number(body[:3]), _number(body[4:])
-        elif len(body) == 7 and body[0] == verb and body[3] == preposition:
-            left, right = _number(body[4:]), _number(body[1:3])
-        else:
+        verb, between = PREFIX[sign]
+        if not (len(body) == 6 and body[3] in INFIX[sign] or len(body) == 7 and (body[0], body[4]) == (verb, between)):
             continue
-        return None if None in (left, right, value) else Meaning(sign, left, right, value)
+        return None if None in (left, right, value) else Meaning(1 + NUMBERS.index(words[1]), sign, left, right, value)
     return None
 
 
 def same_meaning(first: Sequence[int], second: Sequence[int]) -> bool:
-    """The exact verifier: same operation, operands and value. What does not parse has no meaning but its own tokens."""
+    """The exact verifier: same step, operation, operands and value. What does not parse has no meaning but its own tokens."""
     one, two = parse_sentence(first), parse_sentence(second)
     return list(first) == list(second) if one is None or two is None else one == two
 
@@ -156,11 +154,11 @@ class ChainTokenizer:
     vocab_size, bos_id, eos_id = VOCAB_SIZE, BOS, EOS
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids of `047 + 32 ?` or of sentences; ValueError names a word that is not in the language."""
+        """Token ids of `047 (1) + 32 ?` or of sentences; ValueError names a word that is not in the language."""
         out = [BOS] if special else []
         words = text.replace("added to", "added_to").split()
         for word in words:
-            parts = list(word) if word.isdigit() else [word.replace("_", " ")]
+            parts = list(reversed(word)) if word.isdigit() else [word.replace("_", " ")]
             unknown = [part for part in parts if part not in ID]
             if unknown:
                 raise ValueError(f"{unknown[0]!r} is not a word of the language; it has: {' '.join(SYMBOLS)}")
@@ -168,14 +166,14 @@ class ChainTokenizer:
         return out
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
-        """Text of token ids; numbers are written together."""
-        out = ""
-        for token in ids:
-            symbol = SYMBOLS[int(token)]
-            if skip_special and symbol.startswith("<"):
-                continue
-            out += symbol if symbol.isdigit() and out[-1:].isdigit() else (" " if out else "") + symbol
-        return out
+        """Text of token ids; digits in a row are one number, its units last."""
+        words: list[str] = []
+        for symbol in (SYMBOLS[int(token)] for token in ids):
+            if symbol.isdigit() and words and words[-1].isdigit():
+                words[-1] = symbol + words[-1]
+            elif not (skip_special and symbol.startswith("<")):
+                words.append(symbol)
+        return " ".join(words)
 
     def token_str(self, token: int) -> str:
         return SYMBOLS[token]
@@ -205,8 +203,8 @@ def data_hash(seed: int = 0, count: int = 64) -> str:
 
 
 def _digits(value: int, width: int) -> list[int]:
-    return [FIRST_DIGIT + int(c) for c in f"{value:0{width}d}"]
+    return [FIRST_DIGIT + int(c) for c in reversed(f"{value:0{width}d}")]
 
 
 def _number(words: Sequence[str]) -> int | None:
-    return int("".join(words)) if all(word.isdigit() for word in words) else None
+    return int("".join(reversed(words))) if all(word.isdigit() for word in words) else None
