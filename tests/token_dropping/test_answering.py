@@ -58,7 +58,7 @@ def test_captions_against_one_at_a_time(vlm, scenes, method, budget):
 
 def test_captions_end_at_the_end_token(vlm, scenes):
     ended = random_vlm(seed=1)
-    ended.lm.weights["embed"][0] += 40 * ended.lm.weights["embed"].std()        # the tied head now prefers or shuns the end
+    ended.lm.weights["embed"][0] += 40 * ended.lm.weights["embed"].std() # the tied head now prefers or shuns the end
     said = captions(ended, ended.see(images_of(scenes)))
     assert all("<end>" not in words and len(words) <= 8 for words in said)
 

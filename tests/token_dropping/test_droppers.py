@@ -59,7 +59,8 @@ def test_the_decoder_never_sees_what_was_dropped(cls, vlm):
     if cls in DROPPERS:
         kept = keep(tokens, cls(), 0.2).index
         scrambled = VisualTokens(torch.full_like(tokens.embeds, torch.nan), tokens.features, tokens.grid)
-        scrambled.embeds.scatter_(1, kept[..., None].expand(-1, -1, tokens.embeds.shape[2]), keep(tokens, cls(), 0.2).embeds)
+        scrambled.embeds.scatter_(1, kept[..., None].expand(-1, -1, tokens.embeds.shape[2]),
+                                  keep(tokens, cls(), 0.2).embeds)
         again = prefill(vlm, scrambled, cls(), 0.2)
         assert all(torch.equal(a, b) for a, b in zip(cache.keys + cache.values, again.keys + again.values))
 
@@ -76,7 +77,8 @@ def test_positions_travel_with_their_tokens():
     index = HiRED().select(tokens, 64)
     right, wrong = gather(tokens, index).embeds, positions_after(tokens, index, table)
     assert torch.equal(right[0, 40], tokens.embeds[0, index[0, 40]])
-    assert not torch.allclose(right[0, 40], wrong[0, 40]) and torch.allclose(wrong[0, 0] - table[0], tokens.embeds[0, index[0, 0]] - table[index[0, 0]], atol=1e-5)
+    assert not torch.allclose(right[0, 40], wrong[0, 40]) and torch.allclose(
+        wrong[0, 0] - table[0], tokens.embeds[0, index[0, 0]] - table[index[0, 0]], atol=1e-5)
 
 
 # -- controls -----------------------------------------------------------------------------------------------------
@@ -84,9 +86,12 @@ def test_positions_travel_with_their_tokens():
 def test_random_is_seeded_and_differs_between_scenes():
     tokens = random_tokens(batch=3)
     one = RandomDrop(seed=1).select(tokens, 64)
-    assert torch.equal(one, RandomDrop(seed=1).select(tokens, 64)) and not torch.equal(one, RandomDrop(seed=2).select(tokens, 64))
+    assert torch.equal(one,
+                       RandomDrop(seed=1).select(tokens, 64)) and not torch.equal(one,
+                                                                                  RandomDrop(seed=2).select(tokens, 64))
     assert not torch.equal(one[0], one[1])
-    counts = np.stack([np.bincount(RandomDrop(seed=s).select(tokens, 64).flatten(), minlength=320) for s in range(200)]).sum(0)
+    counts = np.stack([np.bincount(RandomDrop(seed=s).select(tokens, 64).flatten(), minlength=320)
+                       for s in range(200)]).sum(0)
     assert abs(counts / 600 - 0.2).max() < 0.08                                   # uniform over all places
     views = StratifiedRandom(seed=1).select(tokens, 63) // 64
     assert [[int((row == view).sum()) for view in range(5)] for row in views] == [[13, 13, 13, 12, 12]] * 3

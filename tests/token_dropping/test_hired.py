@@ -55,7 +55,8 @@ def test_regions_against_a_double_loop(grid):
                             for b in range(grid.tile_cols):
                                 row = ((r * 8 + i) * grid.tile_rows + a) * grid.tile_rows // (fine_r * grid.patch_rows)
                                 col = ((c * 8 + j) * grid.tile_cols + b) * grid.tile_cols // (fine_c * grid.patch_cols)
-                                expected[row, col] += weight[r * grid.patch_cols + c] / (64 * grid.tile_rows * grid.tile_cols)
+                                expected[row, col] += weight[r * grid.patch_cols + c] / (64 * grid.tile_rows *
+                                                                                         grid.tile_cols)
         assert torch.allclose(region_scores(attn0, grid, 0.5, score), expected.flatten(), atol=1e-6)
 
 
@@ -89,7 +90,10 @@ def test_the_release_counts_in_strips_and_loses_tokens():
     attn0[0:2, 4:8] = 0.1
     ours, theirs = (region_scores(attn0.flatten(), GRID, 0.5, "mass", released) for released in (False, True))
     assert ours.argmax() == 1 and theirs.argmax() == 0
-    lost = [k - int(allocate_budget(attention(seed, GRID), GRID, k, as_released=True).sum()) for seed in range(5) for k in (16, 33, 64)]
+    lost = [
+        k - int(allocate_budget(attention(seed, GRID), GRID, k, as_released=True).sum()) for seed in range(5)
+        for k in (16, 33, 64)
+    ]
     assert all(0 <= n < 4 for n in lost) and max(lost) > 0
 
 
@@ -111,8 +115,11 @@ def loop_select(tokens, budgets, layer=-1):
     for b in range(len(budgets)):
         own = []
         for view, count in enumerate(budgets[b].tolist()):
-            score = [sum(float(tokens.features.cls_attn[b, view, layer, h, j]) for h in range(tokens.features.cls_attn.shape[3]))
-                     for j in range(tokens.grid.tokens_per_view)]
+            score = [
+                sum(
+                    float(tokens.features.cls_attn[b, view, layer, h, j])
+                    for h in range(tokens.features.cls_attn.shape[3])) for j in range(tokens.grid.tokens_per_view)
+            ]
             best = sorted(range(len(score)), key=lambda j: (-score[j], j))[:count]
             own += sorted(view * tokens.grid.tokens_per_view + j for j in best)
         chosen.append(own)
@@ -128,7 +135,9 @@ def test_selection_against_a_loop(grid, budget):
 
 def test_heads_are_summed():
     tokens = random_tokens(1)
-    assert torch.allclose(cls_attention(tokens.features, 1)[1, 2], tokens.features.cls_attn[1, 2, 1, 0] + tokens.features.cls_attn[1, 2, 1, 1])
+    assert torch.allclose(
+        cls_attention(tokens.features, 1)[1, 2],
+        tokens.features.cls_attn[1, 2, 1, 0] + tokens.features.cls_attn[1, 2, 1, 1])
 
 
 def test_the_release_goes_one_scene_at_a_time():
@@ -179,7 +188,8 @@ def finds_the_object(policy) -> bool:
         index = keep(tokens, policy, 64).index
     except ValueError:
         return False
-    return int(budgets.argmax()) == 2 and int((budgets == budgets.max()).sum()) == 1 and bool((index.diff(dim=1) > 0).all())
+    return int(budgets.argmax()) == 2 and int((budgets == budgets.max()).sum()) == 1 and bool(
+        (index.diff(dim=1) > 0).all())
 
 
 def test_wrong_versions_are_rejected():

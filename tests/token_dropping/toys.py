@@ -17,8 +17,8 @@ def random_tokens(seed: int = 0, batch: int = 2, grid: Grid = GRID, width: int =
         return torch.randn(batch, views, *shape, generator=g)
 
     attn = (2 * draw(LAYERS, HEADS, size + 1)).softmax(-1)[..., 1:]
-    features = ViewFeatures(patches=draw(size, width), cls=draw(8), cls_attn=attn, patch_attn=draw(HEADS, size, size).softmax(-1),
-                            keys=draw(size, 12), cls_query=draw(12))
+    features = ViewFeatures(patches=draw(size, width), cls=draw(8), cls_attn=attn,
+                            patch_attn=draw(HEADS, size, size).softmax(-1), keys=draw(size, 12), cls_query=draw(12))
     return VisualTokens(torch.randn(batch, grid.num_tokens, width, generator=g), features, grid)
 
 

@@ -52,7 +52,8 @@ class StratifiedRandom(Dropper):
 
     def select(self, tokens: VisualTokens, budget: int) -> Int[Tensor, "b kept"]:
         batch, grid = tokens.embeds.shape[0], tokens.grid
-        score = torch.rand(batch, grid.num_views, grid.tokens_per_view, generator=torch.Generator().manual_seed(self.seed))
+        score = torch.rand(batch, grid.num_views, grid.tokens_per_view,
+                           generator=torch.Generator().manual_seed(self.seed))
         return top_per_view(score, torch.tensor(even_shares(budget, grid.num_views)).expand(batch, -1))
 
 
@@ -136,7 +137,8 @@ def blocks(rows: int, cols: int, count: int) -> list[list[int]]:
 
 def centres(grid: Grid, count: int) -> list[int]:
     """The middle cell of each of `count` equal blocks of one view, ascending."""
-    return sorted(_middle(members, grid.patch_cols) for members in blocks(grid.patch_rows, grid.patch_cols, count)) if count else []
+    return sorted(_middle(members, grid.patch_cols)
+                  for members in blocks(grid.patch_rows, grid.patch_cols, count)) if count else []
 
 
 def _middle(members: list[int], cols: int) -> int:

@@ -31,30 +31,35 @@ class FastV(Dropper):
     """
     name: ClassVar[str] = "fastv"
     summary: ClassVar[str] = "after block 2, the tokens the question attends to; budget in equal FLOPs"
-    paper: ClassVar[Paper] = Paper.other(arxiv="2403.06764", where="section 4.1", title="An Image is Worth 1/2 Tokens After "
-                                         "Layer 2: Plug-and-Play Inference Acceleration for Large Vision-Language Models")
+    paper: ClassVar[Paper] = Paper.other(
+        arxiv="2403.06764", where="section 4.1", title="An Image is Worth 1/2 Tokens After "
+        "Layer 2: Plug-and-Play Inference Acceleration for Large Vision-Language Models")
     kind: ClassVar[str] = "inside"
     after: int = 2
     equal: str = "flops"
 
     def __post_init__(self):
         if self.after < 1:
-            raise ValueError(f"after {self.after} is out of range: attention is read in block after - 1, so give at least 1")
+            raise ValueError(
+                f"after {self.after} is out of range: attention is read in block after - 1, so give at least 1")
         if self.equal not in ("flops", "tokens"):
             raise ValueError(f"equal {self.equal!r} is unknown: a budget counts 'flops' or 'tokens'")
 
     def num_left(self, budget: float | int, total: int, num_layers: int) -> int:
         """Visual tokens that later blocks still see. Raises BudgetTooSmall where the first blocks alone cost more."""
         if self.after >= num_layers:
-            raise ValueError(f"after {self.after} leaves no later block: the decoder has {num_layers}, so give 1 to {num_layers - 1}")
+            raise ValueError(
+                f"after {self.after} leaves no later block: the decoder has {num_layers}, so give 1 to {num_layers - 1}"
+            )
         count = resolve(budget, total)
         if self.equal == "tokens":
             return count
         left = round((count * num_layers - self.after * total) / (num_layers - self.after))
         if left < 1:
             least = self.after / num_layers
-            raise BudgetTooSmall(f"budget {budget} is too small: the {self.after} blocks before the cut already cost {least:.0%} "
-                                 f"of the visual tokens' work; give more than {least:.3g}, or cut after fewer blocks")
+            raise BudgetTooSmall(
+                f"budget {budget} is too small: the {self.after} blocks before the cut already cost {least:.0%} "
+                f"of the visual tokens' work; give more than {least:.3g}, or cut after fewer blocks")
         return left
 
     def prefill(self, vlm, tokens: VisualTokens, prompt_ids: Int[Tensor, "b t"], budget: float | int):
@@ -73,8 +78,9 @@ class FastV(Dropper):
         index = kept_places(watch.attention, total, left)                               # (B, left + T)
         x = first.gather(1, index[..., None].expand(-1, -1, first.shape[2])).contiguous()
         cache.observer = None
-        out = lm.run(None, cache, embeds=x, positions=index, layers=list(range(cut, lm.config.num_layers)), last_only=True)
-        cache.num_seen = np.full(batch, length, np.int64)              # two runs over one prompt counted its tokens twice
+        out = lm.run(None, cache, embeds=x, positions=index, layers=list(range(cut, lm.config.num_layers)),
+                     last_only=True)
+        cache.num_seen = np.full(batch, length, np.int64) # two runs over one prompt counted its tokens twice
         return cache, out.logits[:, -1]
 
 

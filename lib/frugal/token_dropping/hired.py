@@ -83,7 +83,8 @@ def allocate_budget(attn0: Float[Tensor, " v"], grid: Grid, budget: int, alpha: 
     _check(alpha, score)
     size, tiles = grid.tokens_per_view, grid.num_views - 1
     if not 1 <= budget <= grid.num_tokens:
-        raise ValueError(f"budget {budget} is out of range: the views have {grid.num_tokens} tokens, so give 1 to {grid.num_tokens}")
+        raise ValueError(
+            f"budget {budget} is out of range: the views have {grid.num_tokens} tokens, so give 1 to {grid.num_tokens}")
     first = min(int(alpha * budget + 1e-9), size)
     claims = region_scores(attn0, grid, alpha, score, as_released)
     if as_released:

@@ -49,8 +49,9 @@ def num_kept(budget: float | int, grid: Grid, method=None) -> int:
     least = grid.num_views if method is None else method.min_budget(grid)
     if count < least:
         name = "a selection" if method is None else type(method).__name__
-        raise BudgetTooSmall(f"budget {budget} keeps {count} of {grid.num_tokens} visual tokens, but {name} needs {least} "
-                             f"({grid.num_views} views); give at least {least / grid.num_tokens:.3g} or {least} tokens")
+        raise BudgetTooSmall(
+            f"budget {budget} keeps {count} of {grid.num_tokens} visual tokens, but {name} needs {least} "
+            f"({grid.num_views} views); give at least {least / grid.num_tokens:.3g} or {least} tokens")
     return count
 
 
@@ -76,8 +77,9 @@ def gather(tokens: VisualTokens, index: Int[Tensor, "b k"]) -> Kept:
     """Tokens `index` of every scene. Raises ValueError unless they are ascending and in 0..N-1."""
     total = tokens.embeds.shape[1]
     if index.shape[1] == 0 or int(index.min()) < 0 or int(index.max()) >= total or (index.diff(dim=1) <= 0).any():
-        raise ValueError(f"a selection lists at least one token from 0..{total - 1}, ascending and each once (raster order): "
-                         "the decoder reads places from the order as well")
+        raise ValueError(
+            f"a selection lists at least one token from 0..{total - 1}, ascending and each once (raster order): "
+            "the decoder reads places from the order as well")
     return Kept(tokens.embeds.gather(1, index[..., None].expand(-1, -1, tokens.embeds.shape[2])), index)
 
 

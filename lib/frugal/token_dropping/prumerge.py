@@ -32,8 +32,9 @@ class PruMerge(Dropper):
     """CLS attention keeps, key similarity merges. neighbours: tokens that a kept one takes up."""
     name: ClassVar[str] = "prumerge"
     summary: ClassVar[str] = "CLS attention keeps tokens, each takes up its nearest neighbours"
-    paper: ClassVar[Paper] = Paper.other(arxiv="2403.15388", where="section 3",
-                                         title="LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models")
+    paper: ClassVar[Paper] = Paper.other(
+        arxiv="2403.15388", where="section 3",
+        title="LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models")
     kind: ClassVar[str] = "merger"
     neighbours: int = 8
 
@@ -94,7 +95,7 @@ def merge_into(embeds: Float[Tensor, "b v d"], keys: Float[Tensor, "b v e"], att
     index = kept.nonzero()[:, 1].view(batch, -1)                                        # (B, n - 1)
     unit = F.normalize(keys, dim=-1)
     near = torch.einsum("bnd,bvd->bnv", unit.gather(1, _wide(index, unit)), unit)
-    near.scatter_(2, index[..., None], -torch.inf)                                      # a token is no neighbour of its own
+    near.scatter_(2, index[..., None], -torch.inf) # a token is no neighbour of its own
     chosen = near.topk(min(neighbours, size - 1), dim=-1).indices
     weight = torch.zeros_like(near).scatter(2, chosen, 1.0) * attn[:, None]
     merged = embeds.gather(1, _wide(index, embeds)) + weight @ embeds

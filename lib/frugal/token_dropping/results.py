@@ -6,14 +6,17 @@ import pandas as pd
 
 from frugal.core.bootstrap import Interval, interval
 
-SCORES = {"existence": "is there a fox ?", "place": "what is at top-left ?", "count": "how many fox ?",
-          "caption": "names in the caption", "small": "small objects (up to 18 px)", "found": "objects with a kept tile token"}
+SCORES = {
+    "existence": "is there a fox ?", "place": "what is at top-left ?", "count": "how many fox ?",
+    "caption": "names in the caption", "small": "small objects (up to 18 px)", "found": "objects with a kept tile token"
+}
 
 
 def by_scene(rows: pd.DataFrame, score: str) -> tuple[np.ndarray, np.ndarray]:
     """(right, asked) of every scene, seeds in order. rows: those of one method at one budget."""
     rows = rows.sort_values("seed")
-    return tuple(np.array([int(digit) for text in rows[f"{score}_{what}"] for digit in text]) for what in ("right", "asked"))
+    return tuple(
+        np.array([int(digit) for text in rows[f"{score}_{what}"] for digit in text]) for what in ("right", "asked"))
 
 
 def share(rows: pd.DataFrame, score: str) -> Interval:
@@ -57,8 +60,11 @@ def averaged(rows: pd.DataFrame) -> pd.DataFrame:
                     row["error"] = "not asked: this method keeps no token as it was"
                 elif len(ran):
                     found = share(ran, score)
-                    row |= {"value": found.value, "low": found.low, "high": found.high, "scenes": len(by_scene(ran, score)[0]),
-                            **{name: float(ran[name].mean()) for name in ("held_tok", "cache_bytes", "spent_flops")}}
+                    row |= {
+                        "value": found.value, "low": found.low, "high": found.high,
+                        "scenes": len(by_scene(ran, score)[0]),
+                        **{name: float(ran[name].mean()) for name in ("held_tok", "cache_bytes", "spent_flops")}
+                    }
                 else:
                     row["error"] = failed.error.iloc[0] if len(failed) else "not recorded"
                 table.append(row)

@@ -62,7 +62,8 @@ class Scenes:
     def measure(self, method, budget: float | int, seed: int) -> dict[str, Any]:
         """The row of a method object, which may have settings of its own. Raises ValueError for a bad budget."""
         if method.kind == "steering":
-            raise ValueError(f"{method.name} saves no tokens, so a budget says nothing about it; see its module's workload")
+            raise ValueError(
+                f"{method.name} saves no tokens, so a budget says nothing about it; see its module's workload")
         scenes, tokens = block(seed * self.num_scenes, self.num_scenes, self.size_range)
         resolve(budget, tokens.grid.num_tokens)
         size = 1 if getattr(method, "as_released", False) else 25          # the release keeps different totals
@@ -73,7 +74,10 @@ class Scenes:
 
 def score(scenes: list[Scene], tokens: VisualTokens, method, budget, first: int) -> dict[str, list[tuple[int, int]]]:
     """(right, asked) of each scene for every score; captions also have (false, said) names."""
-    asked = {kind: [questions(scene, first + b, count, (kind,)) for b, scene in enumerate(scenes)] for kind, count in ASKED.items()}
+    asked = {
+        kind: [questions(scene, first + b, count, (kind, )) for b, scene in enumerate(scenes)]
+        for kind, count in ASKED.items()
+    }
     flat = [(kind, j) for kind, count in ASKED.items() for j in range(count)]
     words = one_words(model(), tokens, [[own[j].prompt for own in asked[kind]] for kind, j in flat], method, budget)
     found = {name: [[0, 0] for _ in scenes] for name in (*ASKED, "small")}
@@ -85,8 +89,10 @@ def score(scenes: list[Scene], tokens: VisualTokens, method, budget, first: int)
                 found[name][b][0] += word == question.answer
                 found[name][b][1] += 1
     written = captions(model(), tokens, method, budget)
-    found["caption"] = [[len(set(names) & set(scene.names)), len(set(scene.names))] for names, scene in zip(written, scenes)]
-    found["false"] = [[sum(name not in scene.names for name in names), len(names)] for names, scene in zip(written, scenes)]
+    found["caption"] = [[len(set(names) & set(scene.names)), len(set(scene.names))]
+                        for names, scene in zip(written, scenes)]
+    found["false"] = [[sum(name not in scene.names for name in names),
+                       len(names)] for names, scene in zip(written, scenes)]
     found["found"] = objects_found(scenes, tokens, method, budget)
     return {name: [tuple(pair) for pair in pairs] for name, pairs in found.items()}
 
@@ -98,7 +104,7 @@ def objects_found(scenes: list[Scene], tokens: VisualTokens, method, budget) -> 
         return [(0, 0)] * len(scenes)
     index, share = covered(scenes, tokens.grid.patch_rows)
     shown = np.where(share > 0.3, index, -1).reshape(len(scenes), -1)
-    shown[:, :tokens.grid.tokens_per_view] = -1                        # tiles only: in the overview a patch shows too much
+    shown[:, :tokens.grid.tokens_per_view] = -1 # tiles only: in the overview a patch shows too much
     kept = keep(tokens, method, budget).index.numpy()
     return [(len(set(shown[b, kept[b]].tolist()) - {-1}), len(scene.objects)) for b, scene in enumerate(scenes)]
 
