@@ -7,6 +7,7 @@ Source: Efron, "Bootstrap methods: another look at the jackknife" (1979); percen
 """
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def interval(columns: Mapping[str, object], statistic: Callable[[Sums], np.ndarr
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
     count = sizes.pop()
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    weights = _weights(count, draws, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(np.asarray(statistic({name: column.sum()[None] for name, column in data.items()}))[0])
         drawn = np.asarray(statistic({name: weights @ column for name, column in data.items()}), float)
@@ -57,3 +58,9 @@ def interval(columns: Mapping[str, object], statistic: Callable[[Sums], np.ndarr
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
+
+
+@lru_cache(maxsize=4)
+def _weights(count: int, draws: int, seed: int) -> np.ndarray:
+    """How often each unit is drawn, (draws, count); kept, since a chart asks for hundreds of intervals of the same units."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
