@@ -1,10 +1,9 @@
-"""Train the pair of R2R on arithmetic chains, label what the small model would change, and train the router.
+"""Train the pair of R2R on arithmetic chains: a large model that is nearly always right, a small one that often is.
 
     python recipes/train_r2r.py --stage pair --publish
-    python recipes/train_r2r.py --stage labels
-    python recipes/train_r2r.py --stage router --publish
+    python recipes/train_r2r_router.py --publish
 
-One thread. The large model takes about 20 CPU minutes; the small one two, since it stops as soon as it is right often enough.
+One thread. The large model takes about 6 CPU minutes; the small one half a minute, since it stops as soon as it is right often enough.
 Stops and resumes anywhere: the work folder (by default in the user cache) holds weights and optimizer state (safetensors) and the
 step; the data of a step depends on the seed and the step alone. --publish checks the gates and writes weights and card.
 """
@@ -26,9 +25,11 @@ from frugal.data import arithmetic_chains as chains
 from frugal.models import r2r_pair, save_weights
 from frugal.models.mini_tim import initial_weights, training_forward
 
-STEPS = {"llm": 2400, "slm": 4000}
+STEPS = {"llm": 900, "slm": 1500}
+CHECKS = {"llm": 150, "slm": 20}                    # steps between validations
+CURRICULUM = ((80, 1), (140, 3), (220, 6), (10**9, 9))        # until which step operands have digits up to which
 STEP_TOKENS = 2400                                 # a step holds problems of one length, as many as these tokens allow
-RATES = {"llm": (0.006, 0.006), "slm": (0.008, 0.008)}     # peak rates of Muon (matrices of the layers) and AdamW (the rest)
+RATES = {"llm": (0.006, 0.006), "slm": (0.004, 0.004)}     # peak rates of Muon (matrices of the layers) and AdamW (the rest)
 VALUE_WEIGHT, STYLE_WEIGHT = 5.0, 0.2              # what is computed is hard; words in random style cannot be learnt beyond their entropy
 STYLE = torch.tensor(sorted(chains.STYLE))
 EQUALS = torch.tensor([chains.ID[word] for word in chains.EQUALS])
@@ -47,10 +48,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = True, enable_gqa: 
 
 
 def rows_of(step: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """(tokens, learn) of a step: one to five operations, short problems in larger number."""
+    """(tokens, learn) of a step: one to five operations, short problems in larger number; operands grow from digits 0..1 to 0..9."""
     rng = np.random.default_rng([seed, step])
     num_steps = int(rng.integers(1, chains.MAX_STEPS + 1))
-    tokens, learn = chains.training_rows(rng, STEP_TOKENS // (12 + 18 * num_steps), (num_steps, num_steps))
+    most = next(digit for until, digit in CURRICULUM if step < until)
+    tokens, learn = chains.training_rows(rng, STEP_TOKENS // (12 + 18 * num_steps), (num_steps, num_steps), most)
     return torch.from_numpy(tokens), torch.from_numpy(learn)
 
 
@@ -116,10 +118,10 @@ def resume(path: Path, weights: dict[str, Tensor], found: list[torch.optim.Optim
     return state
 
 
-def train(size: str, work: Path, seed: int = 0, minutes: float | None = None) -> tuple[dict, dict]:
-    """Train one model of the pair; (weights, state). Prints a line every 25 steps, saves and validates every 200.
+def train(size: str, work: Path, seed: int = 0) -> tuple[dict, dict]:
+    """Train one model of the pair; (weights, state). Prints a line every 25 steps, validates and saves every CHECKS.
 
-    The small model stops at the first validation that reaches SLM_STOP. minutes: stop there in any case.
+    The small model stops at the first validation that reaches SLM_STOP.
     """
     work.mkdir(parents=True, exist_ok=True)
     shape, steps, path = r2r_pair.SHAPES[size], STEPS[size], work / f"{size}.safetensors"
@@ -143,18 +145,16 @@ def train(size: str, work: Path, seed: int = 0, minutes: float | None = None) ->
         errors.append(error)
         losses.append(float(loss.detach()))
         state |= {"step": step + 1, "cpu_s": state["cpu_s"] + time.process_time() - cpu, "tokens": state["tokens"] + tokens.numel()}
-        last = step + 1 == steps
-        if step % 25 == 24 or last:
+        check = (step + 1) % CHECKS[size] == 0 and step >= CURRICULUM[-2][0] or step + 1 == steps
+        if step % 25 == 24 or check:
             line = {"model": size, "step": step + 1, "loss": round(float(np.mean(losses)), 4), "digit_error": round(float(np.mean(errors)), 4),
                     "cpu_s": round(state["cpu_s"]), "wall_s": round(time.perf_counter() - started)}
             errors, losses = [], []
-            if step % (200 if size == "llm" else 100) == (199 if size == "llm" else 99) or last:
+            if check:
                 line["right"] = state["right"] = validate({n: v.detach() for n, v in weights.items()}, shape)
                 state["done"] = size == "slm" and state["right"] >= SLM_STOP
                 save(path, weights, found, state)
             print(json.dumps(line), flush=True)
-        if minutes is not None and state["cpu_s"] > 60 * minutes:
-            break
     return {name: value.detach() for name, value in weights.items()}, state
 
 

@@ -1,6 +1,6 @@
 """Label problems with the R2R pair, train the token router on them, and choose its threshold on problems it has not seen.
 
-    python recipes/train_r2r_router.py --problems 20000 --publish
+    python recipes/train_r2r_router.py --publish
 
 One thread. Steps 0 to 4 of the paper: the large model's answers, the small model's proposals, the large model's continuations, the
 verdicts, the training set. Labels are kept in the user cache (safetensors) part by part, so a killed run goes on where it stopped.
@@ -60,7 +60,7 @@ def label_set(pair, seed: int, count: int, folder: Path, mark: str) -> list[Labe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--problems", type=int, default=20_000)
+    parser.add_argument("--problems", type=int, default=6000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--publish", action="store_true", help="write the router and its card into the package")
     options = parser.parse_args()

@@ -65,13 +65,18 @@ class Chain:
         return [*out, ASK]
 
 
-def random_chain(rng: np.random.Generator, num_steps: int | None = None) -> Chain:
-    """A uniform problem of `num_steps` operations (None: three to five at random). ValueError outside 1..5."""
+def random_chain(rng: np.random.Generator, num_steps: int | None = None, most: int = 9) -> Chain:
+    """A uniform problem of `num_steps` operations (None: three to five at random); digits of the operands are 0..most.
+
+    ValueError for steps outside 1..5 or digits outside 0..9.
+    """
+    if not 0 <= most <= 9:
+        raise ValueError(f"most is {most}; the largest digit of an operand must be 0..9")
     num_steps = int(rng.integers(MIN_STEPS, MAX_STEPS + 1)) if num_steps is None else num_steps
     if not 1 <= num_steps <= MAX_STEPS:
         raise ValueError(f"num_steps is {num_steps}; it must be 1..{MAX_STEPS}, what a text of {MAX_TOKENS} tokens holds")
-    operands, signs = rng.integers(0, 100, num_steps).tolist(), rng.integers(0, 2, num_steps).tolist()
-    return Chain(int(rng.integers(MODULUS)), tuple(("+-"[s], n) for s, n in zip(signs, operands)))
+    signs, tens, units = rng.integers(0, (2, most + 1, most + 1), size=(num_steps, 3)).T.tolist()
+    return Chain(int(rng.integers(MODULUS)), tuple(("+-"[s], 10 * t + u) for s, t, u in zip(signs, tens, units)))
 
 
 def chains(seed: int, count: int, num_steps: int | None = None) -> list[Chain]:
@@ -179,12 +184,16 @@ class ChainTokenizer:
         return SYMBOLS[token]
 
 
-def training_rows(rng: np.random.Generator, count: int, steps: tuple[int, int] = (MIN_STEPS, MAX_STEPS)
+def training_rows(rng: np.random.Generator, count: int, steps: tuple[int, int] = (MIN_STEPS, MAX_STEPS), most: int = 9
                   ) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, learn), each (count, T), right-padded: problems with solutions, and which tokens belong to the solution."""
+    """(tokens, learn), each (count, T), right-padded: problems with solutions, and which tokens belong to the solution.
+
+    steps: fewest and most operations. most: each problem's operands have digits up to a number drawn from 1..most, so small digits
+    are frequent: of digits that are uniform, neither operand alone says anything about their sum modulo 10, and learning stalls.
+    """
     rows, starts = [], []
     for _ in range(count):
-        chain = random_chain(rng, int(rng.integers(steps[0], steps[1] + 1)))
+        chain = random_chain(rng, int(rng.integers(steps[0], steps[1] + 1)), int(rng.integers(1, most + 1)))
         prompt = chain.prompt()
         rows.append(prompt + write_solution(chain, rng))
         starts.append(len(prompt))

@@ -13,17 +13,17 @@ import pandas as pd
 import torch
 
 from frugal.core.pair import extend, generate_pair
-from frugal.data.arithmetic_chains import EOS, MAX_ANSWER, Chain, final_answer
+from frugal.data.arithmetic_chains import EOS, FIRST_DIGIT, MAX_ANSWER, STYLE, Chain, final_answer
 from frugal.early_exit import r2r
-from frugal.early_exit.r2r_labels import IDENTICAL, Labelled
+from frugal.early_exit.r2r_labels import IDENTICAL, KINDS, Labelled
 from frugal.early_exit.r2r_router import TokenRouter
 from frugal.models.r2r_pair import write_answers
 
-__all__ = ["METHODS", "Text", "label_oracle_row", "measure", "row_of", "wilson", "write_routed"]
+__all__ = ["METHODS", "Text", "label_oracle_row", "label_shares", "measure", "question_hardness", "row_of", "wilson", "write_routed"]
 
 METHODS = ("router", "entropy", "log-u", "random tokens", "whole questions", "every different token", "label oracle", "speculative",
            "small model", "large model")
-SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass
@@ -136,6 +136,33 @@ def whole_questions(rows: dict[str, list[Text]], hardness: np.ndarray, problems:
         texts = [rows["large"][i] if i in to_large else rows["small"][i] for i in range(len(problems))]
         out.append(row_of("whole questions", share, texts, problems, (*sizes[:2], 0)))
     return out
+
+
+@torch.no_grad()
+def question_hardness(small, fitted_on: Sequence[Chain], problems: Sequence[Chain]) -> np.ndarray:
+    """How likely the small model is to fail a question, from its state at the end of the prompt: logistic regression on other
+    problems that it has answered alone. What query-level routing knows."""
+    from sklearn.linear_model import LogisticRegression
+    answers = write_answers(small, fitted_on)
+    wrong = np.array([final_answer(text) != chain.answer for text, chain in zip(answers, fitted_on)])
+    fit = LogisticRegression(max_iter=2000).fit(_prompt_states(small, fitted_on), wrong)
+    return fit.predict_proba(_prompt_states(small, problems))[:, 1]
+
+
+def _prompt_states(small, problems: Sequence[Chain]) -> np.ndarray:
+    return np.stack([small.run(torch.tensor([chain.prompt()]), hidden=True).hidden[-1][0, -1].numpy() for chain in problems])
+
+
+def label_shares(labelled: Sequence[Labelled]) -> pd.DataFrame:
+    """Share of identical, neutral and divergent tokens, by what the large model's token is: a word of style, a digit, something else."""
+    digits = range(FIRST_DIGIT, FIRST_DIGIT + 10)
+    rows = [("style word" if token in STYLE else "digit" if token in digits else "other", kind)
+            for one in labelled for token, kind in zip(one.text[one.num_prompt:], one.kind)]
+    counts = pd.DataFrame(rows, columns=["group", "code"]).value_counts().rename("count").reset_index()
+    counts["kind"] = [KINDS[code] for code in counts.pop("code")]
+    total = pd.DataFrame({"kind": KINDS, "group": "all", "count": [int(counts.loc[counts.kind == kind, "count"].sum()) for kind in KINDS]})
+    out = pd.concat([total, counts], ignore_index=True)
+    return out.assign(share=out["count"] / len(rows), problems=len(labelled))
 
 
 def thresholds_for(scores: np.ndarray, shares: Sequence[float] = SHARES) -> list[float]:
