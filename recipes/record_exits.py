@@ -124,7 +124,7 @@ def grid_policies(name: str, lm):
         num = max(2, round(layers / speedup))
         for cls in ALL:
             if cls.name == "skipdecode":
-                yield "skipdecode", speedup, cls.for_budget(1 / speedup, lm)
+                yield "skipdecode", speedup, cls.for_budget(1 / speedup, lm, num_steps=GRID_TOKENS)
         yield "fixed_exit", speedup, FixedExit(num)
         yield "unified_skipping", speedup, UnifiedSkipping(num)
     for threshold in THRESHOLDS:

@@ -123,8 +123,10 @@ def test_every_depth_method_runs_at_every_kind_of_budget(tiny, method, budget):
     assert 0 <= found["agreement"] <= 1 and found["weight_bytes"] > 0 and found["layers"] <= 6
     if budget == 1.0:
         assert found["agreement"] == 1 and found["layers"] == 6
+    elif method.name in ("skipdecode", "early_termination"):              # the first steps of a schedule of 64 that falls
+        assert 3 <= found["layers"] < 6
     elif method not in (Full, ConfidenceExit):
-        assert found["layers"] == pytest.approx(3, abs=0.5)
+        assert found["layers"] == 3
 
 
 @pytest.mark.parametrize("method", [m for m in ALL if m.kind != "depth"], ids=lambda m: m.name)

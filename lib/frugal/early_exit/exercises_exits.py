@@ -1,62 +1,7 @@
-"""Exercises on the exit baselines: missing keys, what a check costs, which drafts hold."""
+"""Exercises on the exit baselines: what a check costs, which drafts hold."""
 from frugal.explore.exercises import Exercise, equal, wrong
 
-__all__ = ["EXERCISES", "accepted_tokens", "charged_layers", "missing_cells"]
-
-
-# -- missing cells -------------------------------------------------------------------------------------------------
-
-def missing_reference(executed):
-    """executed: for each position the list of layers it ran. (layer, position) pairs that are read but never written."""
-    missing = set()
-    for position, layers in enumerate(executed):
-        for layer in layers:
-            missing |= {(layer, earlier) for earlier in range(position) if layer not in executed[earlier]}
-    return sorted(missing)
-
-
-def _check_missing(cells):
-    cases = [[[0, 1, 2], [0, 1], [0, 1, 2]], [[0, 1, 2], [0, 2], [0, 2], [2]], [[0], [0, 1], [0]], [[0, 1], [0, 1]],
-             [[0], [0], [0, 1]], [[0], [1], [0, 1], [0, 1]]]
-    for executed in cases:
-        got = sorted(tuple(pair) for pair in cells(executed))
-        want = missing_reference(executed)
-        if got == sorted((b, a) for a, b in want) != want:
-            wrong(f"got {got}, expected {want}", "give (layer, position), in this order")
-        if set(got) > set(want):
-            extra = sorted(set(got) - set(want))
-            wrong(f"{extra} is listed too", "a cell is missing only if a LATER position runs that layer and so reads it; a token "
-                                            "reads its own key, which it has just written")
-        if set(got) < set(want):
-            wrong(f"{sorted(set(want) - set(got))} is not listed", "a token reads the keys of ALL earlier positions at each layer it "
-                                                                   "runs, not of its neighbour alone")
-        equal(got, want, "for each position and each layer it runs: which earlier positions did not run that layer? List each once")
-
-
-def _neighbour_only(executed):
-    return sorted({(layer, p - 1) for p, layers in enumerate(executed) if p for layer in layers if layer not in executed[p - 1]})
-
-
-def _all_empty(executed):
-    every = {layer for layers in executed for layer in layers}
-    return sorted({(layer, p) for p, layers in enumerate(executed) for layer in every - set(layers)})
-
-
-def _turned(executed):
-    return [(b, a) for a, b in missing_reference(executed)]
-
-
-missing_cells = Exercise(
-    key="missing_cells", title="Which keys are missing?",
-    prompt="`executed[p]` lists the layers that position `p` ran. A token that runs a layer reads the keys of all earlier "
-           "positions there. Return the `(layer, position)` pairs that are read but were never written, each once.",
-    stub='''def cells_that_are_missing(executed: list[list[int]]) -> list[tuple[int, int]]:
-    raise NotImplementedError  # yours''',
-    test=_check_missing, hints=("Two loops: over positions, and over the layers that this position runs.",
-                                "Which earlier positions lack this layer? A set takes care of repetitions."),
-    difficulty=2, minutes=10, reference=missing_reference,
-    wrong=[(_neighbour_only, "all earlier positions"), (_all_empty, "a later position runs that layer"),
-           (_turned, "in this order")])
+__all__ = ["EXERCISES", "accepted_tokens", "charged_layers"]
 
 
 # -- what a confidence check costs ---------------------------------------------------------------------------------
@@ -150,4 +95,4 @@ accepted_tokens = Exercise(
     difficulty=1, minutes=5, reference=accepted_reference,
     wrong=[(_no_bonus, "write it"), (_takes_all, "compare each draft"), (_any_match, "does not exist")])
 
-EXERCISES = [missing_cells, charged_layers, accepted_tokens]
+EXERCISES = [charged_layers, accepted_tokens]

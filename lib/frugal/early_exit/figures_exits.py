@@ -128,7 +128,8 @@ def head_charged(rows: pd.DataFrame, model: str = "smollm2-135m", threshold: flo
     shown = [own[own.method == "whole model"]] + [own[(own.method == m) & (own.threshold == nearest(own, m, threshold))]
                                                   for m in own.method.unique() if m != "whole model"]
     part = pd.concat(shown).drop_duplicates("method")
-    fig = blank(f"Confident exit at threshold {threshold:g}: {MODEL_NAMES[model]}", "", "share of the whole model's (1 = no gain)",
+    fig = blank(f"Confident exit at threshold {threshold:g}: {MODEL_NAMES[model]}", "how sure, and what of the missing keys",
+                "share of the whole model's (1 = no gain)",
                 barmode="group")
     for column, name, look in (("exit_layer", "layers needed by the token", styles(["a"])["a"]),
                                ("weight_bytes", "weights read, head and lens charged", styles(["a", "b"])["b"]),
