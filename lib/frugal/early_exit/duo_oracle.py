@@ -161,7 +161,7 @@ def _left_to_right(duo: DuoLM, tokens: Tensor, grow: Grow, allowed: Bool[Tensor,
     """Each row (rule, text) walks through its tokens and keeps, at each, the allowed candidate of the least loss."""
     c, (rules, candidates), (batch, length) = duo.config, allowed.shape, tokens.shape
     texts = tokens.repeat(rules, 1)                                                        # (R, T + 1)
-    closed = ~allowed.repeat_interleave(batch, 0)                                          # (R, candidates)
+    allow = allowed.repeat_interleave(batch, 0)                                            # (R, candidates)
     cos, sin = duo.tables(length - 1)
     keys = torch.zeros(c.num_layers, len(texts), length - 1, c.num_kv_heads, c.head_dim)
     values, every = torch.zeros_like(keys), torch.arange(len(texts))
@@ -172,8 +172,10 @@ def _left_to_right(duo: DuoLM, tokens: Tensor, grow: Grow, allowed: Bool[Tensor,
             x, k, v = _attended(duo, i, x, cos[0, t], sin[0, t], keys[i, :, :t], values[i, :, :t])
             own.append((k, v))
             x = grow(i, x, duo.normed(x, part["mlp_norm"]))
-        found = next_losses(duo.unembed(x), texts[:, t + 1, None].expand(-1, x.shape[1]))
-        least = found.masked_fill(closed, torch.inf).min(-1)
+        wanted = texts[:, t + 1, None].expand(-1, candidates)
+        found = torch.full((len(texts), candidates), torch.inf)
+        found[allow] = next_losses(duo.unembed(x[allow][None])[0], wanted[allow])          # logits of allowed candidates alone
+        least = found.min(-1)
         for i, (k, v) in enumerate(own):                       # the state that the chosen candidate descends from
             parent = least.indices // (candidates // k.shape[1])
             keys[i, :, t], values[i, :, t] = k[every, parent], v[every, parent]
