@@ -4,6 +4,7 @@
 
 One thread, about ten minutes. Needs the committed weights only (recipes/train_duo_lm.py, recipes/train_duo_routers.py).
 """
+
 import argparse
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from frugal.models import load_card
 from frugal.models.duo_lm import DuoLM, load_duo_lm
 
 OUT = Path(duo_m.__file__).parent / "recorded"
-TEXTS = {"fnmatch.py": 5, "queue.py": 40, "textwrap.py": 80}                # name -> held-out window
+TEXTS = {"fnmatch.py": 5, "queue.py": 40, "textwrap.py": 80}  # name -> held-out window
 
 
 def write(rows, name: str, **constant) -> pd.DataFrame:
@@ -32,7 +33,9 @@ def write(rows, name: str, **constant) -> pd.DataFrame:
 def record_curve(duo: DuoLM, windows: int) -> None:
     tokens, routers = duo_m.held_out(windows), load_routers()
     exact, control, table, masks, rate = duo_m.oracles(duo, tokens)
-    rows = write(duo_m.curve_rows(duo, tokens, routers, exact, control, table, masks), "duo_curve", windows=windows, dropout=rate)
+    rows = write(
+        duo_m.curve_rows(duo, tokens, routers, exact, control, table, masks), "duo_curve", windows=windows, dropout=rate
+    )
     write(duo_m.picks_rows(duo, exact, routers, tokens), "duo_picks", windows=windows)
     write(duo_m.position_rows(duo, exact), "duo_positions", windows=windows)
     print(rows.pivot_table(index="method", columns="budget_layers", values="loss").round(3).to_string(), rate)
@@ -41,7 +44,7 @@ def record_curve(duo: DuoLM, windows: int) -> None:
 def record_strips(duo: DuoLM) -> None:
     rows = []
     for name, window in TEXTS.items():
-        tokens = duo_m.held_out(None)[window:window + 1]
+        tokens = duo_m.held_out(None)[window : window + 1]
         exact = sequential_oracle(duo, tokens, [*range(duo.config.num_layers + 1), None])
         rows += [{"text": name, **row} for row in duo_m.strip_rows(duo, tokens, exact, uniform_losses(duo, tokens))]
     write(rows, "duo_strip")

@@ -11,6 +11,7 @@ the step alone. --publish checks the gate (all small is at least 0.15 nats worse
 Why two stages: with small networks of 48 units, 16 times narrower than the big ones as in the paper, all small was
 0.11 nats behind all big and stayed there. So each is cut to its 12 strongest units and the training goes on.
 """
+
 import argparse
 import json
 import os
@@ -39,8 +40,8 @@ def windows(corpus: Tensor, step: int, seed: int = 0) -> Tensor:
     epoch, place = divmod(step, per_epoch)
     generator = torch.Generator().manual_seed(seed * 1_000 + epoch)
     shift = int(torch.randint(LENGTH, (1,), generator=generator))
-    order = torch.randperm(per_epoch * BATCH, generator=generator)[place * BATCH:(place + 1) * BATCH]
-    return torch.stack([corpus[shift + i * LENGTH: shift + (i + 1) * LENGTH + 1] for i in order.tolist()])
+    order = torch.randperm(per_epoch * BATCH, generator=generator)[place * BATCH : (place + 1) * BATCH]
+    return torch.stack([corpus[shift + i * LENGTH : shift + (i + 1) * LENGTH + 1] for i in order.tolist()])
 
 
 def loss_of(duo: DuoLM, tokens: Tensor, route) -> Tensor:
@@ -60,11 +61,16 @@ def coin(generator: torch.Generator):
 def validate(duo: DuoLM, count: int | None = 12) -> dict[str, float]:
     """Held-out loss, nats a token: all big, all small, their gap, and a coin for every token and layer."""
     tokens, layers = code_text.heldout_windows(LENGTH + 1, count), duo.config.num_layers
-    routes = {"all_big": follow([BIG] * layers), "all_small": follow([SMALL] * layers),
-              "coin": coin(torch.Generator().manual_seed(0))}
+    routes = {
+        "all_big": follow([BIG] * layers),
+        "all_small": follow([SMALL] * layers),
+        "coin": coin(torch.Generator().manual_seed(0)),
+    }
     parts = tokens.split(12)
-    found = {name: sum(float(loss_of(duo, part, route)) * len(part) for part in parts) / len(tokens)
-             for name, route in routes.items()}
+    found = {
+        name: sum(float(loss_of(duo, part, route)) * len(part) for part in parts) / len(tokens)
+        for name, route in routes.items()
+    }
     return {name: round(value, 4) for name, value in (found | {"gap": found["all_small"] - found["all_big"]}).items()}
 
 
@@ -77,8 +83,10 @@ def optimizers(weights: dict[str, Tensor]) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
     inside = [w for name, w in weights.items() if w.ndim == 2 and name.startswith("layers.")]
     others = [w for name, w in weights.items() if w.ndim != 2 or not name.startswith("layers.")]
-    return [torch.optim.Muon(inside, lr=MATRIX_RATE, weight_decay=0.05),
-            torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    return [
+        torch.optim.Muon(inside, lr=MATRIX_RATE, weight_decay=0.05),
+        torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
 
 
 def save(work: Path, weights: dict[str, Tensor], found: list[torch.optim.Optimizer], state: dict) -> None:
@@ -153,9 +161,18 @@ def train(work: Path, steps: int, until: int, shape: dict, seed: int = 0) -> tup
         state = state | {"step": step + 1, "cpu_s": state["cpu_s"] + time.process_time() - cpu}
         if step % 50 == 49 or step + 1 == until:
             checked = validate(duo) if step % 200 == 199 or step + 1 == until else {}
-            print(json.dumps({"step": step + 1, "loss": round(sum(losses) / len(losses), 4), "cpu_s": round(state["cpu_s"]),
-                              "tok_per_s": round(len(losses) * BATCH * LENGTH / (time.perf_counter() - started)),
-                              **checked}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "step": step + 1,
+                        "loss": round(sum(losses) / len(losses), 4),
+                        "cpu_s": round(state["cpu_s"]),
+                        "tok_per_s": round(len(losses) * BATCH * LENGTH / (time.perf_counter() - started)),
+                        **checked,
+                    }
+                ),
+                flush=True,
+            )
             losses, started = [], time.perf_counter()
             if checked:
                 save(work, weights, found, state)
@@ -168,22 +185,41 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1800, help="of the whole training: sets the learning rates")
     parser.add_argument("--until", type=int, help="stop at this step")
     parser.add_argument("--small", type=int, default=SHAPE["small_size"], help="inner width of the small networks")
-    parser.add_argument("--history", default="one run from random weights", help="for the card, when it was not one plain run")
+    parser.add_argument(
+        "--history", default="one run from random weights", help="for the card, when it was not one plain run"
+    )
     parser.add_argument("--publish", action="store_true", help="write the weights and the card into the package")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     shape = SHAPE | {"small_size": options.small}
-    duo, state = train(options.work or cache_dir() / "training" / "duo_lm", options.steps, options.until or options.steps, shape)
+    duo, state = train(
+        options.work or cache_dir() / "training" / "duo_lm", options.steps, options.until or options.steps, shape
+    )
     if not options.publish:
         return
     halved = {name: value.detach().half() for name, value in duo.weights.items()}
     metrics = validate(DuoLM(duo.config, {name: value.float() for name, value in halved.items()}), count=None)
     if metrics["gap"] < GATE_NATS:
-        raise SystemExit(f"all small is {metrics['gap']} nats worse than all big; the gate asks for {GATE_NATS}: not published")
-    save_weights("duo_lm", halved, {"recipe": "recipes/train_duo_lm.py", "seed": 0, "history": options.history, "steps": state["step"], "narrowed_at": state.get("narrowed_at"),
-                                    "tokens": state["step"] * BATCH * LENGTH, "cpu_s": round(state["cpu_s"]), "shape": shape,
-                                    "data_hash": code_text.CORPUS_SHA256, "metrics": metrics})
+        raise SystemExit(
+            f"all small is {metrics['gap']} nats worse than all big; the gate asks for {GATE_NATS}: not published"
+        )
+    save_weights(
+        "duo_lm",
+        halved,
+        {
+            "recipe": "recipes/train_duo_lm.py",
+            "seed": 0,
+            "history": options.history,
+            "steps": state["step"],
+            "narrowed_at": state.get("narrowed_at"),
+            "tokens": state["step"] * BATCH * LENGTH,
+            "cpu_s": round(state["cpu_s"]),
+            "shape": shape,
+            "data_hash": code_text.CORPUS_SHA256,
+            "metrics": metrics,
+        },
+    )
 
 
 if __name__ == "__main__":

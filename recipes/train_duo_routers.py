@@ -5,6 +5,7 @@
 One thread, about a minute a router: 150 steps of 1,024 tokens. Needs the corpus (recipes/build_code_corpus.py) and the
 weights of recipes/train_duo_lm.py; writes duo_routers.safetensors and its card.
 """
+
 import argparse
 from collections.abc import Iterator
 
@@ -25,12 +26,14 @@ def batches(corpus: Tensor, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     while True:
         starts = torch.randint(len(corpus) - LENGTH - 1, (BATCH,), generator=generator)
-        yield torch.stack([corpus[i:i + LENGTH + 1] for i in starts.tolist()])
+        yield torch.stack([corpus[i : i + LENGTH + 1] for i in starts.tolist()])
 
 
 def train_one(duo: DuoLM, corpus: Tensor, budget: int, steps: int) -> tuple:
     """(router, its numbers on held-out text: loss and big networks a token)."""
-    for step, (router, log) in enumerate(train_router(duo, batches(corpus, budget), budget / duo.config.num_layers, steps)):
+    for step, (router, log) in enumerate(
+        train_router(duo, batches(corpus, budget), budget / duo.config.num_layers, steps)
+    ):
         if step % 25 == 24:
             print(budget, step + 1, {key: round(value, 4) for key, value in log.items()}, flush=True)
     losses, spent = route_losses(duo, held_out(12), router)
@@ -48,9 +51,19 @@ def main() -> None:
         router, metrics[str(budget)] = train_one(duo, corpus, budget, options.steps)
         state |= {f"weight_{budget}": router.weight, f"bias_{budget}": router.bias}
         print(budget, metrics[str(budget)], flush=True)
-    save_weights("duo_routers", state, {"recipe": "recipes/train_duo_routers.py", "seed": "the budget", "steps": options.steps,
-                                        "budgets": list(BUDGETS), "base_sha256": load_card("duo_lm")["sha256"],
-                                        "data_hash": CORPUS_SHA256, "metrics": metrics})
+    save_weights(
+        "duo_routers",
+        state,
+        {
+            "recipe": "recipes/train_duo_routers.py",
+            "seed": "the budget",
+            "steps": options.steps,
+            "budgets": list(BUDGETS),
+            "base_sha256": load_card("duo_lm")["sha256"],
+            "data_hash": CORPUS_SHA256,
+            "metrics": metrics,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Duo-LM and its routes: limits, gathered against masked, counted work, bad input."""
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,9 +64,9 @@ def test_token_by_token_equals_the_whole_text(duo, tokens):
     choices = torch.randint(SKIP, BIG + 1, (2, 11, 3), generator=torch.Generator().manual_seed(3))
     whole, cache = duo.run(tokens, route=follow(choices)).logits, duo.new_cache(2)
     for t in range(11):
-        step = duo.run(tokens[:, t:t + 1], cache, route=follow(choices[:, t:t + 1])).logits
+        step = duo.run(tokens[:, t : t + 1], cache, route=follow(choices[:, t : t + 1])).logits
         torch.testing.assert_close(step[:, 0], whole[:, t], **CLOSE)
-    assert (cache.num_held(2) == 11).all()                                # a skipped network leaves the keys complete
+    assert (cache.num_held(2) == 11).all()  # a skipped network leaves the keys complete
 
 
 def test_what_is_trained_is_what_runs(duo, tokens):
@@ -100,8 +101,10 @@ def test_counted_flops_are_the_formula(duo, tokens, past, last_only):
     cache = duo.new_cache(2)
     if past:
         duo.run(tokens[:, :past], cache)
-    with sdpa_kernel(SDPBackend.MATH):                    # torch's counter sees the products of this one, and 9 tokens reach it
-        counted = counted_flops(lambda: duo.run(tokens[:, past:past + 9], cache, route=follow(choices), last_only=last_only))
+    with sdpa_kernel(SDPBackend.MATH):  # torch's counter sees the products of this one, and 9 tokens reach it
+        counted = counted_flops(
+            lambda: duo.run(tokens[:, past : past + 9], cache, route=follow(choices), last_only=last_only)
+        )
     assert counted == forward_flops(duo.config, choices, past, last_only)
 
 
@@ -115,14 +118,16 @@ def test_decode_cost_is_the_formula_of_one_token():
     for k in (0, 3, 6):
         choices = torch.tensor(fixed_pattern("first", k, 6)).view(1, 1, 6)
         assert decode_cost(config, k, context=10).flops == forward_flops(config, choices, num_past=10)
-    weights = sum(w.numel() for name, w in initial_weights(config).items() if "norm" not in name and "small" not in name)
+    weights = sum(
+        w.numel() for name, w in initial_weights(config).items() if "norm" not in name and "small" not in name
+    )
     assert decode_cost(config, 6).bytes == 4 * weights
 
 
 def test_the_model_has_the_planned_size():
     config = DuoConfig(**SHAPE)
     assert config.intermediate_size == 64 * config.small_size
-    assert 2 * sum(w.numel() for w in initial_weights(config).values()) < 8e6             # bytes in fp16
+    assert 2 * sum(w.numel() for w in initial_weights(config).values()) < 8e6  # bytes in fp16
 
 
 @settings(deadline=None, max_examples=20)
@@ -151,21 +156,39 @@ def test_the_method_gives_routes(duo, tokens):
         choices = duo.run(tokens, route=DuoLLM(2, by).route(duo.config)).choices
         assert ((choices == BIG).sum(-1) == 2).all()
     assert (duo.run(tokens, route=DuoLLM(0, "first").route(duo.config)).choices == SMALL).all()
-    half = duo.run(tokens, route=DuoLLM(0.5, "last").route(duo.config)).choices          # half of 3 layers: 1
+    half = duo.run(tokens, route=DuoLLM(0.5, "last").route(duo.config)).choices  # half of 3 layers: 1
     assert half[0, 0].tolist() == [0, 0, 1]
 
 
-@pytest.mark.parametrize("bad, said", [
-    (lambda duo: DuoLLM(4, "first").route(duo.config), "budget 4"), (lambda duo: DuoLLM(-1, "first").route(duo.config), "budget -1"),
-    (lambda duo: DuoLLM(1.5, "first").route(duo.config), "budget 1.5"), (lambda duo: DuoLLM(1, "middle").route(duo.config), "router, random"),
-    (lambda duo: fixed_pattern("middle", 1, 3), "first, last, spread"), (lambda duo: fixed_pattern("first", True, 3), "whole number"),
-    (lambda duo: random_patterns(1, 1, 3, 4, torch.Generator()), "0 .all small. to 3"),
-    (lambda duo: duo.run(torch.zeros(1, 4, dtype=torch.int64), route=lambda i, x: torch.full(x.shape[:2], 2)), "route of layer 0"),
-    (lambda duo: duo.run(torch.zeros(1, 4, dtype=torch.int64), route=lambda i, x: torch.zeros(x.shape[:2])), "whole numbers"),
-    (lambda duo: duo.run(torch.zeros(1, 4, dtype=torch.int64), route=lambda i, x: torch.zeros(4, dtype=torch.int64)), "shape"),
-    (lambda duo: duo.run(torch.zeros(1, 0, dtype=torch.int64)), "empty prompt"),
-    (lambda duo: duo.run(torch.zeros(1, 65, dtype=torch.int64)), "beyond the context"),
-    (lambda duo: DuoLM(duo.config, duo.plain().weights), "small_gate_up.*missing")])
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (lambda duo: DuoLLM(4, "first").route(duo.config), "budget 4"),
+        (lambda duo: DuoLLM(-1, "first").route(duo.config), "budget -1"),
+        (lambda duo: DuoLLM(1.5, "first").route(duo.config), "budget 1.5"),
+        (lambda duo: DuoLLM(1, "middle").route(duo.config), "router, random"),
+        (lambda duo: fixed_pattern("middle", 1, 3), "first, last, spread"),
+        (lambda duo: fixed_pattern("first", True, 3), "whole number"),
+        (lambda duo: random_patterns(1, 1, 3, 4, torch.Generator()), "0 .all small. to 3"),
+        (
+            lambda duo: duo.run(torch.zeros(1, 4, dtype=torch.int64), route=lambda i, x: torch.full(x.shape[:2], 2)),
+            "route of layer 0",
+        ),
+        (
+            lambda duo: duo.run(torch.zeros(1, 4, dtype=torch.int64), route=lambda i, x: torch.zeros(x.shape[:2])),
+            "whole numbers",
+        ),
+        (
+            lambda duo: duo.run(
+                torch.zeros(1, 4, dtype=torch.int64), route=lambda i, x: torch.zeros(4, dtype=torch.int64)
+            ),
+            "shape",
+        ),
+        (lambda duo: duo.run(torch.zeros(1, 0, dtype=torch.int64)), "empty prompt"),
+        (lambda duo: duo.run(torch.zeros(1, 65, dtype=torch.int64)), "beyond the context"),
+        (lambda duo: DuoLM(duo.config, duo.plain().weights), "small_gate_up.*missing"),
+    ],
+)
 def test_bad_input_is_one_clear_error(duo, bad, said):
     with pytest.raises(ValueError, match=said):
         bad(duo)
@@ -174,4 +197,6 @@ def test_bad_input_is_one_clear_error(duo, bad, said):
 def test_a_copy_in_another_dtype_keeps_both_networks(duo, tokens):
     half = duo.to(dtype=torch.float64)
     route = follow(fixed_pattern("spread", 1, 3))
-    torch.testing.assert_close(half.run(tokens, route=route).logits.float(), duo.run(tokens, route=route).logits, **CLOSE)
+    torch.testing.assert_close(
+        half.run(tokens, route=route).logits.float(), duo.run(tokens, route=route).logits, **CLOSE
+    )

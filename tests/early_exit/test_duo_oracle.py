@@ -1,10 +1,19 @@
 """The oracles against brute force with real caches, the control, and wrong oracles that must be told apart."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from frugal.early_exit.duo_oracle import (best_pattern, difficulty, num_big, patterns, perturbed, perturbed_losses,
-                                          sequential_oracle, uniform_losses)
+from frugal.early_exit.duo_oracle import (
+    best_pattern,
+    difficulty,
+    num_big,
+    patterns,
+    perturbed,
+    perturbed_losses,
+    sequential_oracle,
+    uniform_losses,
+)
 from frugal.models.duo_lm import BIG, SKIP, SMALL, follow, random_duo
 
 CLOSE = dict(atol=3e-5, rtol=1e-4)
@@ -33,8 +42,8 @@ def brute_sequential(duo, text, budget, choices=(SMALL, BIG)):
         for row, pattern in enumerate(all_patterns):
             if budget is None or int(num_big(pattern)) == budget:
                 own = cache.copy()
-                logits = duo.run(text[None, t:t + 1], own, route=follow(pattern)).logits[0]
-                found.append((float(F.cross_entropy(logits, text[t + 1:t + 2])), row, own))
+                logits = duo.run(text[None, t : t + 1], own, route=follow(pattern)).logits[0]
+                found.append((float(F.cross_entropy(logits, text[t + 1 : t + 2])), row, own))
         loss, row, cache = min(found, key=lambda one: one[0])
         losses.append(loss)
         picks.append(row)
@@ -78,7 +87,7 @@ def test_the_uniform_minimum_is_not_a_text_that_can_be_run(duo, tokens):
     table = uniform_losses(duo, tokens)
     picks, losses = best_pattern(table, num_big(patterns(3)))
     really = run_losses(duo, tokens, follow(patterns(3)[picks]))
-    torch.testing.assert_close(really[:, 0], losses[:, 0], **CLOSE)           # the first token has no past
+    torch.testing.assert_close(really[:, 0], losses[:, 0], **CLOSE)  # the first token has no past
     assert (really - losses).abs().max() > 0.01
 
 
@@ -88,7 +97,7 @@ def test_an_oracle_is_never_above_a_fixed_pattern(duo, tokens):
         least = best_pattern(table, big, budget)[1]
         rows = big == budget if budget is not None else big >= 0
         assert (least <= table[rows]).all() and least.mean() <= table[rows].mean((1, 2)).min()
-    one = sequential_oracle(duo, tokens, [0, 3])                              # a single pattern leaves nothing to choose
+    one = sequential_oracle(duo, tokens, [0, 3])  # a single pattern leaves nothing to choose
     torch.testing.assert_close(one.losses[0], table[0], **CLOSE)
     torch.testing.assert_close(one.losses[1], table[-1], **CLOSE)
 
@@ -106,16 +115,17 @@ def test_equal_networks_leave_nothing_to_choose(tokens):
 
 
 def test_best_pattern_and_difficulty_by_hand():
-    table = torch.tensor([[2.0, 5.0], [1.5, 5.0], [1.0, 5.5], [1.2, 4.9]])                # rows 00, 01, 10, 11
+    table = torch.tensor([[2.0, 5.0], [1.5, 5.0], [1.0, 5.5], [1.2, 4.9]])  # rows 00, 01, 10, 11
     big = num_big(patterns(2))
     assert [one.tolist() for one in best_pattern(table, big, 1)] == [[2, 1], [1.0, 5.0]]
     assert best_pattern(table, big)[0].tolist() == [2, 3]
-    torch.testing.assert_close(difficulty(table, big), torch.tensor([1.0, 0.1]))         # the second is bad, but not difficult
+    torch.testing.assert_close(difficulty(table, big), torch.tensor([1.0, 0.1]))  # the second is bad, but not difficult
     with pytest.raises(ValueError, match=r"budget 3.*\[0, 1, 2\]"):
         best_pattern(table, big, 3)
 
 
 # -- the control ----------------------------------------------------------------------------------------------------
+
 
 def test_perturbations_of_rate_zero_are_the_model_itself(duo, tokens):
     plain, generator = run_losses(duo, tokens), torch.Generator().manual_seed(0)
@@ -132,6 +142,7 @@ def test_more_perturbations_find_smaller_minima(duo, tokens):
 
 
 # -- wrong oracles ----------------------------------------------------------------------------------------------------
+
 
 def nested_only(table, big, budget):
     """Wrong: of the patterns with `budget` bigs it knows just the first-k one."""
@@ -161,7 +172,7 @@ def test_an_oracle_that_forgets_what_earlier_tokens_took_is_found_out(duo, token
         if t:
             duo.run(tokens[:, :t], cache)
         for pattern in patterns(3)[num_big(patterns(3)) == 1]:
-            logits = duo.run(tokens[:, t:t + 1], cache.copy() if t else None, route=follow(pattern)).logits[:, 0]
+            logits = duo.run(tokens[:, t : t + 1], cache.copy() if t else None, route=follow(pattern)).logits[:, 0]
             losses.append(F.cross_entropy(logits, tokens[:, t + 1], reduction="none"))
         forgetful.append(torch.stack(losses).min(0).values)
     exact = sequential_oracle(duo, tokens, [1]).losses[0]
@@ -170,11 +181,16 @@ def test_an_oracle_that_forgets_what_earlier_tokens_took_is_found_out(duo, token
     assert (wrong - exact).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("bad, said", [
-    (lambda duo, tokens: patterns(0), "at least one layer"), (lambda duo, tokens: patterns(2, (0, 0)), "different choices"),
-    (lambda duo, tokens: patterns(2, (0, 5)), "different choices"),
-    (lambda duo, tokens: sequential_oracle(duo, tokens, [1, 4]), r"\[1, 4\].*\[0, 1, 2, 3\]"),
-    (lambda duo, tokens: perturbed(duo, tokens, [2], 1.0, torch.Generator()), r"\[0, 1\), not 1.0")])
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (lambda duo, tokens: patterns(0), "at least one layer"),
+        (lambda duo, tokens: patterns(2, (0, 0)), "different choices"),
+        (lambda duo, tokens: patterns(2, (0, 5)), "different choices"),
+        (lambda duo, tokens: sequential_oracle(duo, tokens, [1, 4]), r"\[1, 4\].*\[0, 1, 2, 3\]"),
+        (lambda duo, tokens: perturbed(duo, tokens, [2], 1.0, torch.Generator()), r"\[0, 1\), not 1.0"),
+    ],
+)
 def test_bad_input_is_one_clear_error(duo, tokens, bad, said):
     with pytest.raises(ValueError, match=said):
         bad(duo, tokens)

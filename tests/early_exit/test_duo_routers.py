@@ -1,4 +1,5 @@
 """Learned routers: hard limit of the mixture, the global budget, a frozen base, and what a wrong budget term does."""
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,7 +80,7 @@ def test_training_keeps_the_budget_and_leaves_the_base_alone(duo, texts):
     assert log[0]["temperature"] == 1 and log[-1]["temperature"] == pytest.approx(0.1)
     assert all(torch.equal(before[name], w) for name, w in duo.weights.items()) and not router.weight.requires_grad
     layers = (duo.run(texts[0], route=router).choices == BIG).float().mean((0, 1))
-    assert layers.max() - layers.min() > 0.2                          # nothing holds the layers to equal shares
+    assert layers.max() - layers.min() > 0.2  # nothing holds the layers to equal shares
 
 
 def test_training_lowers_the_loss_at_the_same_share(duo, texts):

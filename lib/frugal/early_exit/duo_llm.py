@@ -7,6 +7,7 @@ patterns spend it the same way for every token, a learned router (`duo_routers`)
 Source: arXiv 2410.10846 (Duo-LLM); the numbers of the paper come from a detailed third-party reading.
 Differs: 6 layers, 4 M parameters and Python source as text, instead of 12 layers and 1.4 B parameters.
 """
+
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,13 +33,17 @@ def fixed_pattern(kind: str, budget: int, num_layers: int) -> list[int]:
     _check_budget(budget, num_layers)
     if kind not in FIXED:
         raise ValueError(f"pattern {kind!r} is not known; there are {', '.join(FIXED)}")
-    places = {"first": range(budget), "last": range(num_layers - budget, num_layers),
-              "spread": [(2 * j + 1) * num_layers // (2 * budget) for j in range(budget)]}[kind]
+    places = {
+        "first": range(budget),
+        "last": range(num_layers - budget, num_layers),
+        "spread": [(2 * j + 1) * num_layers // (2 * budget) for j in range(budget)],
+    }[kind]
     return [BIG if i in set(places) else SMALL for i in range(num_layers)]
 
 
-def random_patterns(batch: int, num_tokens: int, num_layers: int, budget: int, generator: torch.Generator
-                    ) -> Int[Tensor, "b t layers"]:
+def random_patterns(
+    batch: int, num_tokens: int, num_layers: int, budget: int, generator: torch.Generator
+) -> Int[Tensor, "b t layers"]:
     """A pattern of its own for every token: `budget` layers, drawn without replacement, are big."""
     _check_budget(budget, num_layers)
     order = torch.rand(batch, num_tokens, num_layers, generator=generator).argsort(-1)
@@ -47,10 +52,14 @@ def random_patterns(batch: int, num_tokens: int, num_layers: int, budget: int, g
 
 def _check_budget(budget: int, num_layers: int) -> None:
     if isinstance(budget, bool) or not isinstance(budget, int) or not 0 <= budget <= num_layers:
-        raise ValueError(f"budget {budget!r}: give a whole number of big networks, 0 (all small) to {num_layers} (all big)")
+        raise ValueError(
+            f"budget {budget!r}: give a whole number of big networks, 0 (all small) to {num_layers} (all big)"
+        )
 
 
-def forward_flops(config: DuoConfig, choices: Int[Tensor, "b t layers"], num_past: int = 0, last_only: bool = False) -> int:
+def forward_flops(
+    config: DuoConfig, choices: Int[Tensor, "b t layers"], num_past: int = 0, last_only: bool = False
+) -> int:
     """FLOPs of the products of one forward pass, a multiply-add is 2; exact for what `DuoLM.run` computes.
 
     choices: what every token ran. Attention counts every new token with every slot, as dense kernels compute it.
@@ -72,9 +81,13 @@ def decode_cost(config: DuoConfig, big_layers: Number, context: int = 0, bits: i
     c = config
     width, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     inner = big_layers * c.intermediate_size + (c.num_layers - big_layers) * c.small_size
-    weights = (c.num_layers * c.hidden_size * (2 * width + 2 * kv) + 3 * c.hidden_size * inner + c.vocab_size * c.hidden_size)
-    return Cost(flops=2 * weights + 4 * c.num_layers * width * (context + 1),
-                bytes=(weights + 2 * c.num_layers * kv * context) * bits / 8)
+    weights = (
+        c.num_layers * c.hidden_size * (2 * width + 2 * kv) + 3 * c.hidden_size * inner + c.vocab_size * c.hidden_size
+    )
+    return Cost(
+        flops=2 * weights + 4 * c.num_layers * width * (context + 1),
+        bytes=(weights + 2 * c.num_layers * kv * context) * bits / 8,
+    )
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,7 @@ class DuoLLM:
     budget_layers: big networks a token on average (a router), or exactly (a pattern); a share of the layers is allowed.
     by: "router", "random", "first", "last" or "spread".
     """
+
     name: ClassVar[str] = "duo_llm"
     paper: ClassVar[Paper] = paper("duo_llm")
     summary: ClassVar[str] = "each token takes a big or a small feed-forward network in every layer, under a budget"
@@ -97,6 +111,7 @@ class DuoLLM:
         _check_budget(budget, config.num_layers)
         if self.by == "router":
             from frugal.early_exit.duo_routers import load_routers
+
             return _all(budget, config) or load_routers()[budget]
         if self.by == "random":
             return _random_route(budget, config.num_layers, torch.Generator().manual_seed(seed))
@@ -114,7 +129,8 @@ def _random_route(budget: int, num_layers: int, generator: torch.Generator) -> R
     drawn: list[Tensor] = []
 
     def route(i: int, x: Tensor) -> Tensor:
-        if i == 0:                                   # a pattern spans the layers of one pass: drawn at the first
+        if i == 0:  # a pattern spans the layers of one pass: drawn at the first
             drawn[:] = [random_patterns(*x.shape[:2], num_layers, budget, generator)]
         return drawn[0][..., i]
+
     return route

@@ -4,10 +4,11 @@ Attention is shared. After it a route chooses, for each token, the big network, 
 one choice are gathered, go through one dense product and are scattered back: what is not chosen is not computed.
 
 Source: arXiv 2410.10846 (Duo-LLM), the architecture; recipes/train_duo_lm.py trains the weights.
-Differs: 6 layers of width 192 instead of 12 of 2,560; the small networks are 64 times narrower than the big ones, not 16
-times, because at this size 16 times narrower was only 0.11 nats worse; "skip" leaves out the feed-forward network and keeps the
-attention, so that no later token misses a key.
+Differs: 6 layers of width 192 instead of 12 of 2,560; the small networks are 64 times narrower than the big ones, not
+16 times, because at this size 16 times narrower was only 0.11 nats worse; "skip" leaves out the feed-forward network
+and keeps the attention, so that no later token misses a key.
 """
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,10 +28,19 @@ from frugal.models import load_weights
 __all__ = ["BIG", "CHOICES", "SHAPE", "SKIP", "SMALL", "DuoConfig", "DuoLM", "DuoOutput", "Route", "follow",
            "initial_weights", "load_duo_lm", "random_duo", "swiglu"]  # fmt: skip
 
-SMALL, BIG = 0, 1                                # beside SKIP = -1, as `apply_chosen` numbers them
+SMALL, BIG = 0, 1  # beside SKIP = -1, as `apply_chosen` numbers them
 CHOICES = {SKIP: "skip", SMALL: "small", BIG: "big"}
-SHAPE = dict(vocab_size=2048, hidden_size=192, num_layers=6, num_heads=6, num_kv_heads=6, head_dim=32, intermediate_size=768,
-             small_size=12, max_positions=256)
+SHAPE = dict(
+    vocab_size=2048,
+    hidden_size=192,
+    num_layers=6,
+    num_heads=6,
+    num_kv_heads=6,
+    head_dim=32,
+    intermediate_size=768,
+    small_size=12,
+    max_positions=256,
+)
 
 # (layer, normed input of the feed-forward networks (B, T, hidden)) -> choice of each token (B, T)
 Route = Callable[[int, Tensor], Tensor]
@@ -39,20 +49,24 @@ Route = Callable[[int, Tensor], Tensor]
 @dataclass(frozen=True)
 class DuoConfig(LMConfig):
     """Sizes of a Duo-LM. intermediate_size: inner width of the big networks; small_size: of the small ones."""
+
     small_size: int = 12
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The decoder's weights, of which `gate_up` and `down` are the big networks, and the small networks."""
         shapes = super().weight_shapes()
         for i in range(self.num_layers):
-            shapes |= {f"layers.{i}.small_gate_up": (2 * self.small_size, self.hidden_size),
-                       f"layers.{i}.small_down": (self.hidden_size, self.small_size)}
+            shapes |= {
+                f"layers.{i}.small_gate_up": (2 * self.small_size, self.hidden_size),
+                f"layers.{i}.small_down": (self.hidden_size, self.small_size),
+            }
         return shapes
 
 
 @dataclass
 class DuoOutput(LMOutput):
     """As LMOutput, and choices (B, T, layers): what every token ran."""
+
     choices: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
@@ -66,9 +80,13 @@ class DuoLM(LM):
             if key not in weights or tuple(weights[key].shape) != shape:
                 found = tuple(weights[key].shape) if key in weights else "missing"
                 raise ValueError(f"weight {key!r} is {found}, a Duo-LM of this config needs {shape}")
-        self.networks = [((weights[f"layers.{i}.small_gate_up"], weights[f"layers.{i}.small_down"]),
-                          (part["gate_up"], part["down"]))                                       # SMALL, BIG
-                         for i, part in enumerate(self.layers)]
+        self.networks = [
+            (
+                (weights[f"layers.{i}.small_gate_up"], weights[f"layers.{i}.small_down"]),
+                (part["gate_up"], part["down"]),
+            )  # SMALL, BIG
+            for i, part in enumerate(self.layers)
+        ]
 
     def to(self, device=None, dtype=None) -> "DuoLM":
         """The same model on another device or in another dtype."""
@@ -86,8 +104,16 @@ class DuoLM(LM):
         return LM(config, weights, self.tokenizer, f"{self.name} ({CHOICES[which]})")
 
     @torch.no_grad()
-    def run(self, tokens: Int[Tensor, "b t"], cache=None, *, route: Route | None = None, hidden: bool = False,
-            last_only: bool = False, logits: bool = True) -> DuoOutput:
+    def run(
+        self,
+        tokens: Int[Tensor, "b t"],
+        cache=None,
+        *,
+        route: Route | None = None,
+        hidden: bool = False,
+        last_only: bool = False,
+        logits: bool = True,
+    ) -> DuoOutput:
         """One forward pass over a cache; `route` chooses per layer and token (default: all big).
 
         hidden, last_only, logits: as in `LM.run`. Raises ValueError for a route that returns anything but
@@ -149,15 +175,16 @@ class DuoLM(LM):
         return x
 
 
-def swiglu(x: Float[Tensor, "*n h"], gate_up: Float[Tensor, "two_inner h"], down: Float[Tensor, "h inner"]
-           ) -> Float[Tensor, "*n h"]:
+def swiglu(
+    x: Float[Tensor, "*n h"], gate_up: Float[Tensor, "two_inner h"], down: Float[Tensor, "h inner"]
+) -> Float[Tensor, "*n h"]:
     """A SwiGLU feed-forward network: down(silu(gate(x)) * up(x)), gate and up fused in one matrix."""
     gate, up = linear(x, gate_up).chunk(2, dim=-1)
     return linear(F.silu(gate) * up, down)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention of (B, H, T, D). In bf16 on a CPU the fused kernel's backward takes twice as long as these products."""
+    """Causal attention of (B, H, T, D). In bf16 the fused CPU kernel takes twice as long to train as these products."""
     if q.dtype != torch.bfloat16 or q.shape[1] != k.shape[1]:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
     size, flat = q.shape[2], (q.shape[0] * q.shape[1], *q.shape[2:])
@@ -176,13 +203,15 @@ def follow(pattern: Iterable[int] | Tensor) -> Route:
 
 def _checked(choice: Tensor, shape: tuple[int, int], layer: int) -> Tensor:
     if tuple(choice.shape) != shape or choice.dtype.is_floating_point or bool(((choice < SKIP) | (choice > BIG)).any()):
-        raise ValueError(f"the route of layer {layer} gave {choice.dtype} of shape {tuple(choice.shape)}; it must give one "
-                         f"of {CHOICES} for each token, as whole numbers of shape {shape}")
+        raise ValueError(
+            f"the route of layer {layer} gave {choice.dtype} of shape {tuple(choice.shape)}; it must give one "
+            f"of {CHOICES} for each token, as whole numbers of shape {shape}"
+        )
     return choice
 
 
 def initial_weights(config: DuoConfig, seed: int = 0) -> dict[str, Tensor]:
-    """Fresh fp32 weights: normal of width 1/sqrt(inputs), output projections narrower by sqrt(2 layers), embedding 0.02."""
+    """Fresh fp32 weights: normal of width 1/sqrt(inputs), outputs narrower by sqrt(2 layers), embedding 0.02."""
     generator, weights = torch.Generator().manual_seed(seed), {}
     for name, shape in config.weight_shapes().items():
         if name.endswith("norm"):
@@ -195,15 +224,36 @@ def initial_weights(config: DuoConfig, seed: int = 0) -> dict[str, Tensor]:
     return weights
 
 
-def random_duo(seed: int = 0, num_layers: int = 3, *, hidden_size: int = 24, num_heads: int = 3, intermediate_size: int = 40,
-               small_size: int = 8, vocab_size: int = 258, max_positions: int = 64) -> DuoLM:
+def random_duo(
+    seed: int = 0,
+    num_layers: int = 3,
+    *,
+    hidden_size: int = 24,
+    num_heads: int = 3,
+    intermediate_size: int = 40,
+    small_size: int = 8,
+    vocab_size: int = 258,
+    max_positions: int = 64,
+) -> DuoLM:
     """A small Duo-LM of random weights for tests: right in every shape, wrong in every word."""
-    config = DuoConfig(vocab_size, hidden_size, num_layers, num_heads, num_heads, hidden_size // num_heads,
-                       intermediate_size, max_positions=max_positions, small_size=small_size)
+    config = DuoConfig(
+        vocab_size,
+        hidden_size,
+        num_layers,
+        num_heads,
+        num_heads,
+        hidden_size // num_heads,
+        intermediate_size,
+        max_positions=max_positions,
+        small_size=small_size,
+    )
     generator = torch.Generator().manual_seed(seed)
-    weights = {name: 1 + 0.1 * torch.randn(shape, generator=generator) if name.endswith("norm")
-               else torch.randn(shape, generator=generator) * shape[-1] ** -0.5 * (3 if name.endswith("qkv") else 1)
-               for name, shape in config.weight_shapes().items()}
+    weights = {
+        name: 1 + 0.1 * torch.randn(shape, generator=generator)
+        if name.endswith("norm")
+        else torch.randn(shape, generator=generator) * shape[-1] ** -0.5 * (3 if name.endswith("qkv") else 1)
+        for name, shape in config.weight_shapes().items()
+    }
     return DuoLM(config, weights, ByteTokenizer() if vocab_size == 258 else None, name="random duo")
 
 
