@@ -23,7 +23,7 @@ from frugal.token_dropping.steering_measure import MAX_NAMES, WORDS, batches, pr
 from frugal.token_dropping.vista import Vista
 
 FOLDER = Path(__file__).parents[1] / "lib/frugal/token_dropping/recorded"
-GRID_SCENES, FINAL_SCENES, POPE_SCENES, TRACE_SCENES, HEAD_SCENES = 300, 600, 200, 300, 64
+GRID_SCENES, FINAL_SCENES, POPE_SCENES, TRACE_SCENES, HEAD_SCENES = 400, 1000, 300, 400, 64
 FINAL_FIRST, HEAD_FIRST = 10_000, 20_000                   # the sets of scenes do not overlap
 ALPHAS = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 LAMBDAS = (0.0, 0.01, 0.03, 0.06, 0.1, 0.17, 0.25, 0.4)

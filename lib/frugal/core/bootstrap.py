@@ -8,6 +8,7 @@ Source: Efron, "Bootstrap methods: another look at the jackknife" (1979); percen
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,4 +64,10 @@ def interval(columns: Mapping[str, object], statistic: Callable[[Sums], np.ndarr
 @lru_cache(maxsize=4)
 def _weights(count: int, draws: int, seed: int) -> np.ndarray:
     """How often each unit is drawn, (draws, count); kept, since a chart asks for hundreds of intervals of the same units."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+
+
+@lru_cache(maxsize=2)                             # a table's figures all share one draw
+def _weights(count: int, draws: int, seed: int) -> np.ndarray:
+    """How often each unit is in each draw, (draws, count); the caller leaves it as it is."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)

@@ -114,7 +114,7 @@ def token_sets(rows: pd.DataFrame, scene: int) -> go.Figure:
             places = [_place(token, tiles) for token in own[own.set == name].token if (token >= 64) == tiles]
             fig.add_scatter(x=[(c + 0.5) * patch - 0.5 for _, c in places], y=[(r + 0.5) * patch - 0.5 for r, _ in places], mode="markers",
                             name=name, legendgroup=name, showlegend=column == 1, row=1, col=column,
-                            marker={"color": color, "symbol": symbol, "size": 11 if column == 1 else 8, "line": {"width": 2}})
+                            marker={"color": color, "symbol": symbol, "size": 26 if column == 1 else 13, "line": {"width": 2}})
         fig.update_xaxes(visible=False, range=[-0.5, 127.5], row=1, col=column)
         fig.update_yaxes(visible=False, range=[127.5, -0.5], scaleanchor="x" if column == 1 else "x2", row=1, col=column)
     counts = own.set.value_counts()
@@ -203,15 +203,20 @@ def yes_no(rows: pd.DataFrame, score: str = "accuracy") -> go.Figure:
     return fig.update_layout(barmode="group", meta={"summary": f"{score} by kind of absent name: {words}."})
 
 
-def price(rows: pd.DataFrame) -> go.Figure:
-    """Work of one decoded token against greedy decoding: counted FLOPs, and CPU time of a whole caption."""
-    fig = blank("The price of a token", "method", "times greedy decoding", barmode="group")
-    for column, name, color, shape in (("flops_ratio", "FLOPs of a token, counted", BLUE, ""), ("time_ratio", "CPU time of a caption", ORANGE, "/")):
-        fig.add_bar(x=[escape(m) for m in rows.method], y=rows[column], name=name, text=[f"{v:.2f}" for v in rows[column]],
-                    textposition="outside", marker={"color": color, "pattern": {"shape": shape}})
-    words = "; ".join(f"{r.method} {r.flops_ratio:.2f}x FLOPs, {r.time_ratio:.2f}x time, {r.passes_per_token} extra passes and "
-                      f"{r.unembeddings_per_token} extra output products a token" for r in rows.itertuples())
-    return fig.update_layout(meta={"summary": f"Price against greedy decoding: {words}."})
+def price(rows: pd.DataFrame, work: str = "token") -> go.Figure:
+    """Work against greedy decoding, counted in FLOPs and timed: of one decoded "token", or of a whole "answer" with its prefills."""
+    if work not in ("token", "answer"):
+        raise ValueError(f"work {work!r}: allowed are token, answer")
+    what = {"token": "a decoded token", "answer": "an answer, prefill included"}[work]
+    fig = blank(f"The price of {what}", "method", "times greedy decoding", barmode="group")
+    for column, name, color, shape in (("flops", "FLOPs, counted", BLUE, ""), ("time", "CPU time, measured", ORANGE, "/")):
+        values = rows[f"{work}_{column}_ratio"]
+        fig.add_bar(x=[escape(m) for m in rows.method], y=values, name=name, text=[f"{v:.2f}" for v in values], textposition="outside",
+                    marker={"color": color, "pattern": {"shape": shape}})
+    words = "; ".join(f"{r.method} {r[f'{work}_flops_ratio']:.2f}x FLOPs, {r[f'{work}_time_ratio']:.2f}x time, {r.passes_per_token} extra "
+                      f"passes and {r.unembeddings_per_token} extra output products a token, {r.prompt_passes} extra prompt passes"
+                      for _, r in rows.iterrows())
+    return fig.update_layout(meta={"summary": f"Price of {what} against greedy decoding: {words}."})
 
 
 # --- explorers -----------------------------------------------------------------------------------------------------
@@ -273,7 +278,7 @@ def steering_pope() -> Explorer:
 
 
 def steering_price() -> Explorer:
-    return explore(price, recorded("steering_price"))
+    return explore(price, recorded("steering_price"), work=["token", "answer"])
 
 
 def _figures() -> dict[str, Callable[[], Explorer]]:

@@ -125,28 +125,27 @@ def figure_columns(counts: pd.DataFrame, plain: pd.DataFrame) -> dict[str, float
     return columns
 
 
-def price(vlm, scenes: Sequence[Scene], methods: Mapping[str, Steering], new_tokens: int = 6, repeats: int = 5) -> pd.DataFrame:
-    """What each method costs beside the first one: counted passes, FLOPs of one token and of getting ready, time ratio.
+def price(vlm, scenes: Sequence[Scene], methods: Mapping[str, Steering], new_tokens: int = 6, repeats: int = 7) -> pd.DataFrame:
+    """What each method costs beside the first one: extra passes, counted FLOPs a scene, and CPU time as a ratio.
 
-    token_flops: matrix products of one decoded token of one scene. begin_flops: of everything before the prompt's own
-    pass, visual prefill excluded where the method shares it. time_ratio: process CPU time of a whole caption of
-    `new_tokens` tokens, prefill excluded, over the first method's.
+    token: one decoded token. answer: everything from the visual tokens to a caption of `new_tokens` tokens, all prefills
+    included. The picture's encoder runs once for every method and is left out.
     """
-    (part, seen, prefix), rows = next(batches(vlm, scenes, len(scenes))), []
-    prompt = prompt_ids([CAPTION_PROMPT] * len(part))
+    _, seen, _ = next(batches(vlm, scenes, len(scenes)))
+    prompt, token = prompt_ids([CAPTION_PROMPT] * len(scenes)), torch.full((len(scenes), 1), WORDS.ids["fox"])
 
-    def run(method: Steering) -> None:
-        decode(method.begin(vlm, seen, prompt, prefix), prompt, new_tokens, WORDS.eos_id, hold_end=[new_tokens] * len(part))
+    def answer(method: Steering) -> None:
+        decode(method.begin(vlm, seen, prompt), prompt, new_tokens, WORDS.eos_id, hold_end=[new_tokens] * len(scenes))
 
-    for name, method in methods.items():
-        ready = method.begin(vlm, seen, prompt, prefix)
-        ready.step(prompt)
-        token = torch.full((len(part), 1), NAME_INDEX["fox"])
-        rows.append({"method": name, **method.passes(vlm.lm.config.num_layers),
-                     "token_flops": counted_flops(lambda: ready.step(token)) / len(part),
-                     "begin_flops": counted_flops(lambda: method.begin(vlm, seen, prompt, prefix)) / len(part)})
-    timed = compare({name: (lambda method=method: run(method)) for name, method in methods.items()}, repeats=repeats)
-    table = pd.DataFrame(rows)
-    table["flops_ratio"] = table["token_flops"] / table["token_flops"].iloc[0]
-    table["time_ratio"] = (1 / timed["cpu_ratio"]).to_numpy()
+    ready = {name: method.begin(vlm, seen, prompt) for name, method in methods.items()}
+    for decoding in ready.values():
+        decoding.step(prompt)
+    table = pd.DataFrame([{"method": name, **method.passes(vlm.lm.config.num_layers),
+                           "token_flops": counted_flops(lambda: ready[name].step(token)) / len(scenes),
+                           "answer_flops": counted_flops(lambda: answer(method)) / len(scenes)} for name, method in methods.items()])
+    work = {"token": {name: (lambda own=own: own.step(token)) for name, own in ready.items()},
+            "answer": {name: (lambda own=own: answer(own)) for name, own in methods.items()}}
+    for what, calls in work.items():
+        table[f"{what}_flops_ratio"] = table[f"{what}_flops"] / table[f"{what}_flops"].iloc[0]
+        table[f"{what}_time_ratio"] = (1 / compare(calls, repeats=repeats)["cpu_ratio"]).to_numpy()
     return table
