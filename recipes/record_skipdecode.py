@@ -25,9 +25,9 @@ def say(row: dict) -> None:
 
 
 def quality(name: str) -> dict[str, pd.DataFrame]:
-    groups, batch = (4, 8) if name == MINI_LM else (2, 4)
+    groups, batch, speedups = (2, 16, skip_measure.SPEEDUPS) if name == MINI_LM else (2, 4, (1.0, 1.5, 2.0, 3.0, 4.0))
     lens = load_ridge_lens() if name == SMOLLM2 else None
-    return {"skip_quality": skip_measure.quality_rows(model(name), name, groups, batch, lens, say=say)}
+    return {"skip_quality": skip_measure.quality_rows(model(name), name, groups, batch, lens, speedups, say)}
 
 
 def speed(name: str) -> dict[str, pd.DataFrame]:
