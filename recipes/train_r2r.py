@@ -31,8 +31,10 @@ CURRICULUM = ((80, 1), (140, 3), (220, 6), (10**9, 9))        # until which step
 STEP_TOKENS = 2400                                 # a step holds problems of one length, as many as these tokens allow
 RATES = {"llm": (0.006, 0.006), "slm": (0.004, 0.004)}     # peak rates of Muon (matrices of the layers) and AdamW (the rest)
 VALUE_WEIGHT, STYLE_WEIGHT = 5.0, 0.2              # what is computed is hard; words in random style cannot be learnt beyond their entropy
-STYLE = torch.tensor(sorted(chains.STYLE))
+SIGN_FROM = {"llm": 450, "slm": 0}                 # from which step the words that tell plus from minus count in full
 EQUALS = torch.tensor([chains.ID[word] for word in chains.EQUALS])
+STYLE = torch.cat([EQUALS, torch.tensor([chains.ID[word] for word in chains.LEADS])])
+SIGNS = torch.tensor(sorted(chains.STYLE - set(STYLE.tolist())))
 LLM_GATE, SLM_BAND, SLM_STOP = 0.97, (0.40, 0.65), 0.50
 VALIDATION_SEED, NUM_VALIDATION = 10_001, 300
 
@@ -56,13 +58,14 @@ def rows_of(step: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(tokens), torch.from_numpy(learn)
 
 
-def loss_and_errors(weights: dict, shape: dict, tokens: Tensor, learn: Tensor) -> tuple[Tensor, float]:
+def loss_and_errors(weights: dict, shape: dict, tokens: Tensor, learn: Tensor, sign_weight: float = 1.0) -> tuple[Tensor, float]:
     """Weighted cross entropy of the solutions, and the share of their digits that is wrong."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = training_forward(weights, tokens[:, :-1], shape, attend)
     targets, wanted = tokens[:, 1:], learn[:, 1:]
     digit = (targets >= chains.FIRST_DIGIT) & (targets < chains.FIRST_DIGIT + 10) & wanted
-    weight = torch.where(digit, 1.0, torch.where(torch.isin(targets, STYLE), STYLE_WEIGHT, 1.0))
+    weight = torch.where(torch.isin(targets, STYLE), STYLE_WEIGHT, 1.0)
+    weight[torch.isin(targets, SIGNS)] = sign_weight
     equals = torch.isin(tokens, EQUALS)
     for back in (1, 2, 3):                                               # the digits behind "equals" have to be computed
         weight[:, back - 1:][equals[:, :tokens.shape[1] - back]] = VALUE_WEIGHT
@@ -136,7 +139,7 @@ def train(size: str, work: Path, seed: int = 0) -> tuple[dict, dict]:
         for group, peak in zip((g for optimizer in found for g in optimizer.param_groups), peaks):
             group["lr"] = peak * rate((step + 0.5) / steps)
         tokens, learn = rows_of(step, seed)
-        loss, error = loss_and_errors(weights, shape, tokens, learn)
+        loss, error = loss_and_errors(weights, shape, tokens, learn, 1.0 if step >= SIGN_FROM[size] else STYLE_WEIGHT)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         for optimizer in found:
