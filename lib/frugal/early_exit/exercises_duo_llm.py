@@ -172,7 +172,8 @@ token_difficulty = Exercise(
     key="token_difficulty",
     title="Difficult or hopeless?",
     prompt="From the same kind of `table`, return the difficulty of each token in nats: what the best pattern saves "
-    "over the cheapest one (the pattern with the fewest `B`). A token whose loss stays high whatever runs is not difficult.",
+    "over the cheapest one (the pattern with the fewest `B`). A token whose loss stays high whatever runs is not "
+    "difficult.",
     stub="def token_difficulty(table):\n    raise NotImplementedError  # yours: a list with one number a token",
     test=_check_difficulty,
     hints=(
