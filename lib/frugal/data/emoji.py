@@ -114,17 +114,18 @@ def shrink(pixels: UInt8[ndarray, "*n px px 4"], side: int) -> UInt8[ndarray, "*
     if not 1 <= side <= px:
         raise ValueError(f"side must be in 1..{px} px, got {side}")
     weights = _overlap(px, side)                                                          # (side, px), rows sum to px
-    solid = pixels.astype(np.int64)
+    solid = pixels.astype(np.float64)                                                     # whole numbers below 2 ** 53: exact
     solid[..., :3] *= solid[..., 3:]
-    summed = np.einsum("ai,...ijc,bj->...abc", weights, solid, weights, optimize=True)    # alpha up to 255 * px * px
+    summed = (weights @ (weights @ np.moveaxis(solid, -1, -3)).swapaxes(-1, -2)).swapaxes(-1, -2)
+    summed = np.moveaxis(summed, -3, -1).astype(np.int64)                                 # alpha up to 255 * px * px
     alpha = summed[..., 3:]
     colour = (summed[..., :3] + alpha // 2) // np.maximum(alpha, 1)
     return np.concatenate([colour, (alpha + px * px // 2) // (px * px)], axis=-1).astype(np.uint8)
 
 
 def _overlap(px: int, side: int) -> ndarray:
-    """Overlap of target pixel a with source pixel i when both rulers are px * side long: integers (side, px)."""
+    """Overlap of target pixel a with source pixel i when both rulers are px * side long: whole numbers (side, px)."""
     source, target = np.arange(px) * side, np.arange(side) * px
     low = np.maximum(source[None], target[:, None])
     high = np.minimum(source[None] + side, target[:, None] + px)
-    return np.maximum(high - low, 0).astype(np.int64)
+    return np.maximum(high - low, 0).astype(np.float64)

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -227,8 +227,8 @@ def patch_labels(scenes: Sequence[Scene], patches: int = 8, threshold: float = 0
     return np.where(share > threshold, labels, 0)
 
 
-def images_of(scenes: Sequence[Scene | UInt8[ndarray, "128 128 3"]]) -> Float[Tensor, "b 3 128 128"]:
-    """Scenes (or their images) as a float batch in [0, 1]. Raises ValueError for images of another size or mode."""
+def images_of(scenes: Sequence[Scene | ndarray]) -> Float[Tensor, "b 3 128 128"]:
+    """Scenes, or (128, 128, 3) uint8 images, as a float batch in [0, 1]. Raises ValueError for images of another size or mode."""
     images = [scene.image if isinstance(scene, Scene) else np.asarray(scene) for scene in scenes]
     for image in images:
         if image.shape != (SIDE, SIDE, 3) or image.dtype != np.uint8:
