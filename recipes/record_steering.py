@@ -1,10 +1,11 @@
 """Record what the steering figures and claims of family 02 show: `python recipes/record_steering.py [table ...]`.
 
-Writes lib/frugal/token_dropping/recorded/<table>.json from the committed mini-VLM. About fifteen minutes on one core.
+Writes lib/frugal/token_dropping/recorded/<table>.json from the committed mini-VLM. About ten minutes on one free core.
 Grids are drawn on one set of scenes; the strengths chosen there are judged on another ("steering_final"), so that
 choosing the best cannot make an effect. Tables: see TABLES at the end; steering_final reads the grids.
 """
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -23,10 +24,11 @@ from frugal.token_dropping.steering_measure import MAX_NAMES, WORDS, batches, pr
 from frugal.token_dropping.vista import Vista
 
 FOLDER = Path(__file__).parents[1] / "lib/frugal/token_dropping/recorded"
-GRID_SCENES, FINAL_SCENES, POPE_SCENES, TRACE_SCENES, HEAD_SCENES = 400, 1000, 300, 400, 64
+GRID_SCENES, FINAL_SCENES, POPE_SCENES, TRACE_SCENES, HEAD_SCENES = 192, 576, 192, 192, 64
 FINAL_FIRST, HEAD_FIRST = 10_000, 20_000                   # the sets of scenes do not overlap
 ALPHAS = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 LAMBDAS = (0.0, 0.01, 0.03, 0.06, 0.1, 0.17, 0.25, 0.4)
+FEW_LAMBDAS = (0.0, 0.03, 0.1, 0.25)                       # of the variants
 SLA = (0.0, 0.1, 0.2, 0.3, 0.5)
 BETA = 3 / 7                                               # beta as a share of alpha: 0.3 / 0.7, the paper's setting
 RECALL_LOSS = 0.01                                         # a strength may cost this much recall, to be chosen
@@ -47,11 +49,11 @@ def paint_methods(alpha: float) -> dict[str, Paint]:
             "top half of heads": Paint(**both, gamma=1, head_rule="top_half", sensitivity=heads)}
 
 
-def vista_methods(strength: float) -> dict[str, Vista]:
-    """The vector alone and its controls at one strength."""
-    own = {"strength": strength, "alpha": 0.0}
-    return {"vector": Vista(**own), "random vector": Vista(**own, vector="random"), "blank image": Vista(**own, negative="blank"),
-            "residual": Vista(**own, site="residual"), "text only": Vista(**own, reach="text")}
+def vista_variants() -> dict[tuple[str, float], Vista]:
+    """The vector alone in other ways: a random one, from a blank image, at another site, on the text alone."""
+    kinds = {"random vector": (LAMBDAS, {"vector": "random"}), "blank image": (FEW_LAMBDAS, {"negative": "blank"}),
+             "residual": (FEW_LAMBDAS, {"site": "residual"}), "text only": (LAMBDAS, {"reach": "text"})}
+    return {(name, s): Vista(strength=s, alpha=0.0, **options) for name, (grid, options) in kinds.items() for s in grid}
 
 
 def figures(said: dict[str, list], scenes, keys: dict[str, dict]) -> pd.DataFrame:
@@ -64,8 +66,8 @@ def figures(said: dict[str, list], scenes, keys: dict[str, dict]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def run(vlm, scenes, methods: dict[str, object], keys: dict[str, dict], forced: int | None = None) -> pd.DataFrame:
-    said = measure.captions(vlm, scenes, {"greedy": Greedy(), **methods}, forced=forced)
+def run(vlm, scenes, methods: dict[str, object], keys: dict[str, dict]) -> pd.DataFrame:
+    said = measure.captions(vlm, scenes, {"greedy": Greedy(), **methods})
     return figures(said, scenes, {"greedy": dict.fromkeys(next(iter(keys.values())), 0.0) | {"method": "greedy"}, **keys})
 
 
@@ -101,6 +103,7 @@ def paint_mass(vlm) -> pd.DataFrame:
         columns={"mean": "mass", "size": "captions"})
 
 
+@lru_cache
 def shown_scenes(vlm) -> list[int]:
     """Seeds (from the held-out start) of six scenes to look at: four where greedy decoding invents, two where it does not."""
     scenes = measure.held_out(96, FINAL_FIRST)
@@ -127,10 +130,12 @@ def vista_grid(vlm) -> pd.DataFrame:
 
 
 def vista_controls(vlm) -> pd.DataFrame:
-    """The vector alone against its controls, over lambda."""
-    methods = {f"{name} {s}": method for s in LAMBDAS for name, method in vista_methods(s).items()}
-    keys = {f"{name} {s}": {"method": name, "strength": s} for s in LAMBDAS for name in vista_methods(s)}
-    return run(vlm, measure.held_out(GRID_SCENES), methods, keys)
+    """The vector alone (the grid's rows without early logits) beside its variants and control, over lambda."""
+    methods = {f"{name} {s}": method for (name, s), method in vista_variants().items()}
+    keys = {f"{name} {s}": {"method": name, "strength": s} for name, s in vista_variants()}
+    grid = load_recorded("token_dropping", "vista_grid")
+    own = grid[(grid.alpha == 0) & (grid.method == "VISTA")].drop(columns="alpha").assign(method="vector")
+    return pd.concat([own, run(vlm, measure.held_out(GRID_SCENES), methods, keys)], ignore_index=True)
 
 
 def chosen(rows: pd.DataFrame, **where) -> pd.Series:
@@ -160,22 +165,27 @@ def settings(method) -> dict[str, float]:
     return {"alpha": float(method.alpha), "strength": float(getattr(method, "strength", 0.0))}
 
 
+@lru_cache
+def final_captions(vlm, forced: int | None) -> dict[str, list[list[str]]]:
+    """What every method says about the fresh scenes."""
+    return measure.captions(vlm, measure.held_out(FINAL_SCENES, FINAL_FIRST), {"greedy": Greedy(), **final_methods()}, forced=forced)
+
+
 def steering_final(vlm) -> pd.DataFrame:
     """All methods on fresh scenes, free and with forced length."""
-    methods, scenes, tables = final_methods(), measure.held_out(FINAL_SCENES, FINAL_FIRST), []
+    methods = {"greedy": Paint(alpha=0, beta=0), **final_methods()}
     keys = {name: {"method": name, **settings(method)} for name, method in methods.items()}
-    for mode, forced in (("free", None), ("forced", 2)):
-        tables.append(run(vlm, scenes, methods, keys, forced).assign(mode=mode))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat([figures(final_captions(vlm, forced), measure.held_out(FINAL_SCENES, FINAL_FIRST), keys).assign(mode=mode)
+                      for mode, forced in (("free", None), ("forced", 2))], ignore_index=True)
 
 
 def steering_late(vlm) -> pd.DataFrame:
-    """CHAIR_I by place in the caption, forced length."""
-    methods = {name: final_methods()[name] for name in ("PAINT", "VISTA")}
-    scenes = measure.held_out(FINAL_SCENES, FINAL_FIRST)
-    said = measure.captions(vlm, scenes, {"greedy": Greedy(), **methods}, forced=2)
-    there = [scene.names for scene in scenes]
-    return pd.concat([late_hallucination(captions, there).assign(method=name) for name, captions in said.items()], ignore_index=True)
+    """CHAIR_I by place in the caption, free and forced length."""
+    there, tables = [scene.names for scene in measure.held_out(FINAL_SCENES, FINAL_FIRST)], []
+    for mode, forced in (("free", None), ("forced", 2)):
+        said = final_captions(vlm, forced)
+        tables += [late_hallucination(said[name], there).assign(method=name, mode=mode) for name in ("greedy", "PAINT", "VISTA")]
+    return pd.concat(tables, ignore_index=True)
 
 
 def steering_pope(vlm) -> pd.DataFrame:
@@ -202,6 +212,7 @@ def steering_price(vlm) -> pd.DataFrame:
     return measure.price(vlm, measure.held_out(24, FINAL_FIRST), methods)
 
 
+@lru_cache
 def traced(vlm) -> pd.DataFrame:
     """Rank rows of greedy captions."""
     tables, done = [], 0
@@ -264,9 +275,8 @@ def paint_words(vlm) -> pd.DataFrame:
 
 
 def vista_words(vlm) -> pd.DataFrame:
-    grid = {"VISTA": {s: Vista(strength=s) for s in LAMBDAS}} | {
-        name: {s: vista_methods(s)[name] for s in LAMBDAS} for name in ("vector", "random vector")}
-    return words_of(vlm, grid)
+    own = {"VISTA": {}, "vector": {"alpha": 0.0}, "random vector": {"alpha": 0.0, "vector": "random"}}
+    return words_of(vlm, {name: {s: Vista(strength=s, **options) for s in LAMBDAS} for name, options in own.items()})
 
 
 TABLES = [paint_heads, paint_alpha, paint_mass, paint_sets, vista_grid, vista_controls, steering_final, steering_late, steering_pope,

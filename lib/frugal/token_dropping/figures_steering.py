@@ -175,18 +175,19 @@ def comparison(rows: pd.DataFrame, mode: str = "free", axis: str = "cut") -> go.
     return fig.update_layout(showlegend=False, meta={"summary": f"{AXES[axis]}, {mode} length: {words}."})
 
 
-def late_curve(rows: pd.DataFrame) -> go.Figure:
-    """CHAIR_I by place in the caption, forced length: the prior takes over at the end."""
-    fig = blank("False names by place in the caption (two names more than objects)", "place in the caption (names)", "CHAIR_I (%)")
-    look = styles(list(dict.fromkeys(rows.method)), BASELINES)
-    for method, own in rows.groupby("method", sort=False):
+def late_curve(rows: pd.DataFrame, mode: str = "free") -> go.Figure:
+    """CHAIR_I by place in the caption: "free" length, or "forced" to two names more than objects, where the prior takes over."""
+    at = select(rows, mode=mode)
+    fig = blank(f"False names by place in the caption, {mode} length", "place in the caption (names)", "CHAIR_I (%)")
+    look = styles(list(dict.fromkeys(at.method)), BASELINES)
+    for method, own in at.groupby("method", sort=False):
         own = own[own.mentions >= 30]
         fig.add_scatter(x=own.position, y=100 * own.chair_i, name=escape(method), mode="lines+markers", line=look[method].line,
                         marker=look[method].points, error_y={"type": "data", "symmetric": False, "thickness": 1,
                                                              "array": 100 * (own.high - own.chair_i), "arrayminus": 100 * (own.chair_i - own.low)})
-    plain = rows[rows.method == "greedy"].set_index("position").chair_i
-    return fig.update_layout(meta={"summary": f"CHAIR_I by place, forced length, greedy: {100 * plain.iloc[0]:.1f} % at the first name, "
-                                              f"{100 * plain.get(6, plain.iloc[-1]):.1f} % at name 6."})
+    plain = at[(at.method == "greedy") & (at.mentions >= 30)].set_index("position").chair_i
+    return fig.update_layout(meta={"summary": f"CHAIR_I by place, {mode} length, greedy: {100 * plain.iloc[0]:.1f} % at the first name, "
+                                              f"{100 * plain.iloc[-1]:.1f} % at name {plain.index[-1]}."})
 
 
 def yes_no(rows: pd.DataFrame, score: str = "accuracy") -> go.Figure:
@@ -270,7 +271,7 @@ def steering_final() -> Explorer:
 
 
 def steering_late() -> Explorer:
-    return explore(late_curve, recorded("steering_late"))
+    return explore(late_curve, recorded("steering_late"), mode=["free", "forced"])
 
 
 def steering_pope() -> Explorer:

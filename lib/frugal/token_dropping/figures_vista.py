@@ -43,7 +43,7 @@ def strength_map(rows: pd.DataFrame, score: str = "chair_i") -> go.Figure:
 def rank_curves(rows: pd.DataFrame, by: str = "step") -> go.Figure:
     """Mean rank of each set of names (1 is the top) against the step (last layer) or the layer (all steps)."""
     own, words = select(rows, by=by), {"step": "generation step", "layer": "layer"}[by]
-    fig = blank(f"Where names stand in the ranking, by {words}", words, "mean rank among 132 words (log, 1 = top)")
+    fig = blank(f"Where names stand in the ranking, by {words}", words, "mean rank among all words (log, 1 = top)")
     look = styles(list(SETS), ("absent",))
     for name in SETS:
         part = own[(own.set == name) & (own.scenes >= 20)].sort_values("at")

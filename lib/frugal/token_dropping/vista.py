@@ -149,8 +149,8 @@ class Vista(Steering):
         """The steering vectors of these scenes: two prompt passes."""
         negative = None
         if self.negative == "blank":
-            blank = vlm.see(torch.full((1, 3, 128, 128), BLANK)).embeds
-            negative = vlm.prefill(blank.expand(len(prompt), -1, -1))
+            blank = vlm.prefill(vlm.see(torch.full((1, 3, 128, 128), BLANK)).embeds)
+            negative = blank.select([0] * len(prompt))
         found = visual_steering_vector(vlm.lm, prompt, started(vlm, seen, prefix), negative)
         return random_vectors(found, self.seed) if self.vector == "random" else found
 
