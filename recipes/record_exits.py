@@ -97,7 +97,7 @@ def self_speculative(models: list[str]) -> pd.DataFrame:
                                      "same_text": run.tokens == plain.tokens[0], "acceptance": run.acceptance,
                                      "bytes_ratio": run.work.weight_bytes / plain.work.weight_bytes,
                                      "flops_ratio": run.work.flops / plain.work.flops,
-                                     "time_ratio": run.decode_s / plain.decode_s})
+                                     "cpu_ratio": run.decode_cpu_s / sum(plain.step_cpu_s)})
                         print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 

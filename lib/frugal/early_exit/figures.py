@@ -1,7 +1,10 @@
 """The family's figures by name, ready to draw: what `frugal reproduce` writes and notebook 03 shows."""
 from collections.abc import Callable
 
+from frugal.early_exit import figures_duo_llm as duo_llm
 from frugal.early_exit import figures_exits as exits
+from frugal.early_exit import figures_r2r as r2r
+from frugal.early_exit import figures_skipdecode as skipdecode
 from frugal.early_exit.workloads import MINI_LM, SMOLLM2
 from frugal.explore import Explorer, choice, explore
 
@@ -54,8 +57,9 @@ def batch_wait() -> Explorer:
 def drafting() -> Explorer:
     rows = exits.recorded("self_speculative")
     return explore(exits.drafting, rows, model=models_of(rows), against=choice(
-        ["bytes_ratio", "time_ratio", "acceptance"], "Against", texts=["weights read", "time", "acceptance"]))
+        ["bytes_ratio", "cpu_ratio", "acceptance"], "Against", texts=["weights read", "CPU time", "acceptance"]))
 
 
 OWN = (depth_grid, lens_layers, bridge_jumps, exits_curve, head_charged, batch_wait, drafting)
-FIGURES: dict[str, Callable[[], Explorer]] = {make.__name__: make for make in OWN}
+FIGURES: dict[str, Callable[[], Explorer]] = ({make.__name__: make for make in OWN} | skipdecode.FIGURES | duo_llm.FIGURES
+                                              | r2r.FIGURES)

@@ -25,7 +25,7 @@ from frugal.early_exit.lenses import LogitLens
 @dataclass
 class SpeculativeRun:
     """tokens, text: what was written. drafted, accepted: tokens over all rounds. prompt_work, work: counts of prefill and
-    of decoding; decode_s: wall seconds of decoding. stack: the cache and the grid of cells."""
+    of decoding; decode_s, decode_cpu_s: wall and CPU seconds of decoding. stack: the cache and the grid of cells."""
     tokens: list[int]
     text: str
     rounds: int
@@ -34,6 +34,7 @@ class SpeculativeRun:
     prompt_work: Work
     work: Work
     decode_s: float
+    decode_cpu_s: float
     stack: Stack
 
     @property
@@ -83,11 +84,11 @@ class SelfSpeculative:
         stack, ends = Stack(lm), set(lm.config.eos_ids) if stop_at_end else set()
         logits = FullDepth().prefill(stack, stack.embed(torch.tensor([prompt], device=lm.device)))
         stack.advance(len(prompt))
-        run = SpeculativeRun([int(logits[0, -1].argmax())], "", 0, 0, 0, stack.work, Work(), 0.0, stack)
-        stack.work, start = run.work, time.perf_counter()
+        run = SpeculativeRun([int(logits[0, -1].argmax())], "", 0, 0, 0, stack.work, Work(), 0.0, 0.0, stack)
+        stack.work, start, cpu = run.work, time.perf_counter(), time.process_time()
         while len(run.tokens) < max_new_tokens and not ends & set(run.tokens):
             self._round(stack, run, min(self.gamma, max_new_tokens - len(run.tokens)))
-        run.decode_s = time.perf_counter() - start
+        run.decode_s, run.decode_cpu_s = time.perf_counter() - start, time.process_time() - cpu
         run.tokens = run.tokens[:max_new_tokens]
         if found := [i for i, token in enumerate(run.tokens) if token in ends]:
             run.tokens = run.tokens[:found[0]]
