@@ -26,9 +26,9 @@ OUT = Path(__file__).parents[1] / "lib/frugal/token_dropping/recorded"
 ASSETS = OUT.parent / "assets"
 SEEDS = 5                                                       # blocks of 50 scenes
 PICTURED, ALPHAS = (3, 11, 17), (0.0, 0.25, 0.5, 0.75, 1.0)     # numbers of held-out scenes in the keep picture
-BASE = HiRED()
+BASE, RENUMBERED = HiRED(), "decoder positions renumbered"
 VARIANTS = {
-    "as published": BASE, "alpha 0 (tiles alone)": replace(BASE, alpha=0.0), "alpha 0.25": replace(BASE, alpha=0.25),
+    "as it stands": BASE, "alpha 0 (tiles alone)": replace(BASE, alpha=0.0), "alpha 0.25": replace(BASE, alpha=0.25),
     "alpha 0.75": replace(BASE, alpha=0.75), "alpha 1 (overview first)": replace(BASE, alpha=1.0),
     "regions scored by mass": replace(BASE,
                                       score="mass"), "strips and floors (release)": replace(BASE, as_released=True),

@@ -31,8 +31,10 @@ def greedy(vlm, tokens, prompt, method, budget, steps):
         if method is not None and method.kind == "inside":
             _, logits = method.prefill(vlm, tokens, torch.tensor([ids]), budget)
         else:
-            embeds = torch.cat([keep(tokens, method, budget).embeds, vlm.lm.weights["embed"][torch.tensor([ids])]], 1)
-            logits = vlm.lm.run(None, embeds=embeds, last_only=True).logits[:, -1]
+            kept = keep(tokens, method, budget)
+            embeds = torch.cat([kept.embeds, vlm.lm.weights["embed"][torch.tensor([ids])]], 1)
+            places = torch.cat([kept.index, 320 + torch.arange(len(ids))[None]], 1)
+            logits = vlm.lm.run(None, embeds=embeds, positions=places, last_only=True).logits[:, -1]
         ids.append(int(logits[0].argmax()))
     return [vlm.vocab.token_str(i) for i in ids[-steps:]]
 

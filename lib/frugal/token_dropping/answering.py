@@ -15,13 +15,14 @@ from frugal.token_dropping.keeping import prefill
 MAX_NAMES = 8                                   # a scene has at most six objects
 
 
-def one_words(vlm, tokens: VisualTokens, prompts: Sequence[Sequence[str]], method=None, budget: float | int = 1.0) -> list[list[str]]:
+def one_words(vlm, tokens: VisualTokens, prompts: Sequence[Sequence[str]], method=None, budget: float | int = 1.0,
+              positions: str = "original") -> list[list[str]]:
     """The first word of the greedy answer to every prompt: prompts[j][b] is the j-th question about scene b.
 
     A method inside the decoder reads the question, so it prefills once a question; the others once a scene.
     """
     inside = method is not None and method.kind == "inside"
-    cache, found = None if inside else prefill(vlm, tokens, method, budget), []
+    cache, found = None if inside else prefill(vlm, tokens, method, budget, positions), []
     for asked in prompts:
         ids = [vlm.vocab.encode(prompt) for prompt in asked]
         if inside:
@@ -45,13 +46,14 @@ def _inside_words(vlm, tokens: VisualTokens, ids: list[list[int]], method, budge
     return found
 
 
-def captions(vlm, tokens: VisualTokens, method=None, budget: float | int = 1.0) -> list[list[str]]:
+def captions(vlm, tokens: VisualTokens, method=None, budget: float | int = 1.0, positions: str = "original"
+             ) -> list[list[str]]:
     """The names that the greedy caption of every scene lists, in order, without the end token."""
     prompt = torch.tensor([vlm.vocab.encode(CAPTION_PROMPT)]).expand(tokens.embeds.shape[0], -1)
     if method is not None and method.kind == "inside":
         cache, logits = method.prefill(vlm, tokens, prompt, budget)
     else:
-        cache = prefill(vlm, tokens, method, budget)
+        cache = prefill(vlm, tokens, method, budget, positions)
         logits = vlm.lm(prompt.contiguous(), cache, last_only=True)[:, -1]
     written = []
     for _ in range(MAX_NAMES):

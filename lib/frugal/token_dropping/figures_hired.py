@@ -131,7 +131,7 @@ def variants(rows: pd.DataFrame, score: str = "place") -> go.Figure:
     rows: columns variant, score, value, low, high.
     """
     table = select(rows, score=score)
-    base = table[table.variant == "as published"].iloc[0]
+    base = table[table.variant == "as it stands"].iloc[0]
     fig = blank(f"{SCORES[score]} at 20 %: one thing changed at a time", "answered right (share)", "HiRED with ...",
                 height=150 + 26 * len(table))
     fig.add_scatter(

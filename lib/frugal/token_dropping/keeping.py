@@ -2,7 +2,11 @@
 
 A dropper says which tokens stay (`select`), a merger makes new ones (`merge`), a method inside the decoder does its
 own prefill (`prefill`). What is kept is copied into a shorter prompt, so the decoder's arithmetic and its cache
-really shrink. Position embeddings are in the tokens already; the decoder's positions 0..n-1 are contiguous.
+really shrink. Position embeddings are in the tokens already.
+
+Differs: the decoder's own (rotary) positions stay those of the full prompt, positions="original"; the papers renumber
+what is kept, positions="contiguous". A language model trained on texts of every length does not mind; this small one has
+only seen 320 visual tokens before a question, and renumbering costs it more than the dropping does.
 
 Shapes: B scenes, P views of a scene (overview first, then tiles row by row), v tokens of a view in raster order,
 N = P * v, K tokens kept, d width.
@@ -10,12 +14,15 @@ N = P * v, K tokens kept, d width.
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from frugal.core.budgets import BudgetTooSmall, resolve
 from frugal.models.mini_vlm import Grid, VisualTokens
+
+POSITIONS = ("original", "contiguous")
 
 
 class Dropper:
@@ -83,9 +90,22 @@ def gather(tokens: VisualTokens, index: Int[Tensor, "b k"]) -> Kept:
     return Kept(tokens.embeds.gather(1, index[..., None].expand(-1, -1, tokens.embeds.shape[2])), index)
 
 
-def prefill(vlm, tokens: VisualTokens, method=None, budget: float | int = 1.0):
-    """The decoder's cache after the kept tokens alone: K slots a layer, positions 0..K-1."""
-    return vlm.prefill(keep(tokens, method, budget).embeds)
+def prefill(vlm, tokens: VisualTokens, method=None, budget: float | int = 1.0, positions: str = "original"):
+    """The decoder's cache after the kept tokens alone: K slots a layer. See `read` for positions."""
+    return read(vlm, keep(tokens, method, budget), tokens.grid, positions)
+
+
+def read(vlm, kept: Kept, grid: Grid, positions: str = "original"):
+    """The decoder's cache after these tokens. positions "original": each at its place in the full prompt, and text goes on
+    behind all N; "contiguous": 0..K-1. A token that stands for no single one takes the place of the one before it."""
+    if positions not in POSITIONS:
+        raise ValueError(f"positions {positions!r} is unknown: {' or '.join(POSITIONS)}")
+    if positions == "contiguous":
+        return vlm.prefill(kept.embeds)
+    cache = vlm.lm.new_cache(len(kept.embeds))
+    vlm.lm.run(None, cache, embeds=kept.embeds, positions=kept.index.cummax(dim=1).values, logits=False)
+    cache.num_seen = np.full(len(kept.embeds), grid.num_tokens, np.int64)
+    return cache
 
 
 def top_per_view(score: Shaped[Tensor, "b p v"], counts: Int[Tensor, "b p"]) -> Int[Tensor, "b k"]:

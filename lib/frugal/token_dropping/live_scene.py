@@ -14,7 +14,7 @@ from frugal.token_dropping.answering import MAX_NAMES
 from frugal.token_dropping.baselines import OverviewOnly, RandomDrop, SpatialPool, UniformGrid
 from frugal.token_dropping.figures_keep import arrange, kept_figure, overview_of, png
 from frugal.token_dropping.hired import HiRED, HiREDReleased
-from frugal.token_dropping.keeping import keep
+from frugal.token_dropping.keeping import Kept, keep, read
 from frugal.token_dropping.prumerge import PruMerge, PruMergePlus
 from frugal.token_dropping.workloads import model
 
@@ -54,9 +54,9 @@ def check_question(text: str) -> None:
         raise ValueError(f"a question of {len(ids)} words; the model takes 1 to 12, e.g. '{QUESTION}'")
 
 
-def answer(vlm, embeds: torch.Tensor, question: str) -> list[str]:
-    """Greedy words until the end token; embeds (1, K, d) are the kept tokens."""
-    cache, ids, words = vlm.prefill(embeds), vlm.vocab.encode(question), []
+def answer(vlm, kept: Kept, question: str) -> list[str]:
+    """Greedy words until the end token, from the kept tokens of one scene."""
+    cache, ids, words = read(vlm, kept, vlm.grid), vlm.vocab.encode(question), []
     while len(words) < MAX_NAMES:
         word = int(vlm.lm(torch.tensor([ids]), cache, last_only=True)[0, -1].argmax())
         if word == vlm.vocab.eos_id:
@@ -83,10 +83,10 @@ def ask_twice(inputs: dict[str, Any], progress: Callable) -> dict[str, Any]:
         "index": kept.index[0].tolist(), "method": method.name,
         "grid": [tokens.grid.tile_rows, tokens.grid.tile_cols, tokens.grid.patch_rows,
                  tokens.grid.patch_cols], "question": inputs["question"], "truth": truth(scene, inputs["question"]),
-        "few": answer(vlm, kept.embeds, inputs["question"])
+        "few": answer(vlm, kept, inputs["question"])
     }
     progress(0.7)
-    return {**found, "all": answer(vlm, tokens.embeds, inputs["question"])}
+    return {**found, "all": answer(vlm, keep(tokens), inputs["question"])}
 
 
 def truth(scene: Scene, question: str) -> str:

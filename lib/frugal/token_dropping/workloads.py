@@ -17,7 +17,7 @@ from frugal.data.scenes import HELD_OUT, KINDS, Scene, SceneConfig, covered, ima
 from frugal.models import load_card
 from frugal.models.mini_vlm import VisualTokens, load_mini_vlm
 from frugal.token_dropping.answering import captions, one_words, some
-from frugal.token_dropping.keeping import keep
+from frugal.token_dropping.keeping import keep, prefill
 
 BUDGETS = (0.6, 0.4, 0.2, 0.1, 0.05)
 ASKED = {"existence": 4, "place": 3, "count": 2}       # questions of one word about each scene
@@ -42,7 +42,7 @@ def block(first: int, count: int, size_range: tuple[int, int]) -> tuple[list[Sce
 class Scenes:
     """Existence, place, count and caption questions about a block of held-out scenes.
 
-    num_scenes: scenes of one seed. size_range: sides of the objects in px. Budgets are shares of the visual tokens (of
+    num_scenes: scenes of one seed. size_range: sides of the objects in px. positions: see `keeping.read`. Budgets are shares of the visual tokens (of
     their FLOPs for a method whose `equal` says so).
     """
     name: str = "scenes"
@@ -51,6 +51,7 @@ class Scenes:
     default_budgets: tuple[float, ...] = BUDGETS
     num_scenes: int = 50
     size_range: tuple[int, int] = (16, 28)
+    positions: str = "original"
 
     def model_hash(self) -> str:
         return load_card("mini_vlm")["sha256"][:12]
@@ -67,19 +68,22 @@ class Scenes:
         scenes, tokens = block(seed * self.num_scenes, self.num_scenes, self.size_range)
         resolve(budget, tokens.grid.num_tokens)
         size = 1 if getattr(method, "as_released", False) else 25          # the release keeps different totals
-        parts = [score(scenes[at:at + size], some(tokens, range(at, min(at + size, len(scenes)))), method, budget,
-                       seed * self.num_scenes + at) for at in range(0, len(scenes), size)]
+        parts = [
+            score(scenes[at:at + size], some(tokens, range(at, min(at + size, len(scenes)))), method, budget,
+                  self.positions, seed * self.num_scenes + at) for at in range(0, len(scenes), size)
+        ]
         return {**tally(parts), **costs(tokens, method, budget)}
 
 
-def score(scenes: list[Scene], tokens: VisualTokens, method, budget, first: int) -> dict[str, list[tuple[int, int]]]:
+def score(scenes: list[Scene], tokens: VisualTokens, method, budget, positions: str, first: int) -> dict[str, list[tuple[int, int]]]:
     """(right, asked) of each scene for every score; captions also have (false, said) names."""
     asked = {
         kind: [questions(scene, first + b, count, (kind, )) for b, scene in enumerate(scenes)]
         for kind, count in ASKED.items()
     }
     flat = [(kind, j) for kind, count in ASKED.items() for j in range(count)]
-    words = one_words(model(), tokens, [[own[j].prompt for own in asked[kind]] for kind, j in flat], method, budget)
+    words = one_words(model(), tokens, [[own[j].prompt for own in asked[kind]] for kind, j in flat], method, budget,
+                      positions)
     found = {name: [[0, 0] for _ in scenes] for name in (*ASKED, "small")}
     for (kind, j), said in zip(flat, words):
         for b, word in enumerate(said):
@@ -88,7 +92,7 @@ def score(scenes: list[Scene], tokens: VisualTokens, method, budget, first: int)
             for name in (kind, *(["small"] if small else [])):
                 found[name][b][0] += word == question.answer
                 found[name][b][1] += 1
-    written = captions(model(), tokens, method, budget)
+    written = captions(model(), tokens, method, budget, positions)
     found["caption"] = [[len(set(names) & set(scene.names)), len(set(scene.names))]
                         for names, scene in zip(written, scenes)]
     found["false"] = [[sum(name not in scene.names for name in names),
@@ -133,7 +137,7 @@ def costs(tokens: VisualTokens, method, budget: float | int) -> dict[str, Any]:
         if method.kind == "inside":
             cache, _ = method.prefill(vlm, one, prompt, budget)
         else:
-            cache = vlm.prefill(keep(one, method, budget).embeds)
+            cache = prefill(vlm, one, method, budget)
             vlm.lm(prompt, cache, last_only=True)
 
     flops = counted_flops(work)
@@ -149,4 +153,5 @@ def encoder_flops() -> int:
     return counted_flops(lambda: model().see(images))
 
 
-WORKLOADS = {work.name: work for work in (Scenes(), Scenes("small_objects", num_scenes=50, size_range=(16, 18)))}
+WORKLOADS = {work.name: work for work in (Scenes(), Scenes("small_objects", size_range=(16, 18)),
+                                           Scenes("contiguous", positions="contiguous"))}
