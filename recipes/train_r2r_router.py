@@ -60,7 +60,7 @@ def label_set(pair, seed: int, count: int, folder: Path, mark: str) -> list[Labe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--problems", type=int, default=6000)
+    parser.add_argument("--problems", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--publish", action="store_true", help="write the router and its card into the package")
     options = parser.parse_args()

@@ -14,7 +14,6 @@ from frugal.data.arithmetic_chains import (
     BOS,
     EOS,
     MAX_ANSWER,
-    MAX_TOKENS,
     PAD,
     VOCAB_SIZE,
     Chain,
@@ -23,7 +22,7 @@ from frugal.data.arithmetic_chains import (
 )
 from frugal.models import load_weights
 
-_COMMON = dict(vocab_size=VOCAB_SIZE, rope_theta=10_000.0, norm_eps=1e-5, max_positions=MAX_TOKENS + 6, tie_embeddings=False)
+_COMMON = dict(vocab_size=VOCAB_SIZE, rope_theta=10_000.0, norm_eps=1e-5, max_positions=128, tie_embeddings=False)    # a text, and a sentence that does not end
 LLM_SHAPE = _COMMON | dict(hidden_size=192, num_layers=4, num_heads=6, num_kv_heads=6, head_dim=32, intermediate_size=512)
 SLM_SHAPE = _COMMON | dict(hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=4, head_dim=16, intermediate_size=176)
 SHAPES = {"llm": LLM_SHAPE, "slm": SLM_SHAPE}
