@@ -38,7 +38,7 @@ def drafts(model: str) -> pd.Series | None:
     own = rows[rows.model == model]
     if not len(own):
         return None
-    mean = own.groupby(["lens", "exit", "gamma"])[["bytes_ratio", "cpu_ratio", "acceptance"]].mean().reset_index()
+    mean = own.groupby(["lens", "exit", "gamma"])[["bytes_ratio", "flops_ratio", "acceptance"]].mean().reset_index()
     return mean.loc[mean.bytes_ratio.idxmin()]
 
 
@@ -48,7 +48,7 @@ def _draft_claim(model: str, words: str):
         if best is None:
             return None
         return Evidence(measured=1 / best.bytes_ratio, note=f"{words}; counted in weights read, {best.exit:.0f} layers draft {best.gamma:.0f} tokens, "
-                                                            f"{best.acceptance:.0%} hold; {1 / best.cpu_ratio:.2f} times as fast in CPU time")
+                                                            f"{best.acceptance:.0%} hold; {best.flops_ratio:.2f} times the FLOPs")
     return check
 
 

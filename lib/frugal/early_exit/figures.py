@@ -57,7 +57,7 @@ def batch_wait() -> Explorer:
 def drafting() -> Explorer:
     rows = exits.recorded("self_speculative")
     return explore(exits.drafting, rows, model=models_of(rows), against=choice(
-        ["bytes_ratio", "cpu_ratio", "acceptance"], "Against", texts=["weights read", "CPU time", "acceptance"]))
+        ["bytes_ratio", "flops_ratio", "acceptance"], "Against", texts=["weights read", "FLOPs", "acceptance"]))
 
 
 OWN = (depth_grid, lens_layers, bridge_jumps, exits_curve, head_charged, batch_wait, drafting)

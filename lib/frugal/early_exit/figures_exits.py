@@ -169,8 +169,8 @@ def batch_wait(rows: pd.DataFrame, model: str = "smollm2-135m") -> go.Figure:
 
 def drafting(rows: pd.DataFrame, model: str = "smollm2-135m", against: str = "bytes_ratio") -> go.Figure:
     """Self-speculative decoding: acceptance and cost by the layers that draft."""
-    own = rows[rows.model == model].groupby(["lens", "gamma", "exit"])[["acceptance", "bytes_ratio", "cpu_ratio"]].mean().reset_index()
-    words = {"bytes_ratio": "weights read a token, greedy decoding = 1", "cpu_ratio": "CPU time a token, greedy decoding = 1",
+    own = rows[rows.model == model].groupby(["lens", "gamma", "exit"])[["acceptance", "bytes_ratio", "flops_ratio"]].mean().reset_index()
+    words = {"bytes_ratio": "weights read a token, greedy decoding = 1", "flops_ratio": "FLOPs a token, greedy decoding = 1",
              "acceptance": "drafted tokens that hold (share)"}
     fig = blank(f"The first layers draft, all check: {MODEL_NAMES[model]}", "layers that draft", words[against])
     names = [(lens, gamma) for lens in own.lens.unique() for gamma in sorted(own.gamma.unique())]
