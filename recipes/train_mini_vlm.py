@@ -258,6 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=cache_dir() / "training", help="folder for checkpoints")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--history", default="from random weights", help="for the card: what differed in earlier steps")
     parser.add_argument("--publish", action="store_true", help="write weights and card into the package")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -268,7 +269,7 @@ def main() -> None:
         from vlm_gates import measure
 
         from frugal.models import save_weights
-        card = {"recipe": "recipes/train_mini_vlm.py", "seed": 0, "steps": state["step"], "scenes": state["scenes"],
+        card = {"recipe": "recipes/train_mini_vlm.py", "seed": 0, "history": options.history, "steps": state["step"], "scenes": state["scenes"],
                 "answers": state["answers"], "cpu_s": round(state["cpu_s"]), "data_hash": data_hash(), "shape": SHAPE,
                 "grid": vars(Grid()), "caption_noise": CAPTION_NOISE, "mini_clip_sha256": load_card("mini_clip")["sha256"]}
         halved = {key: value.half().float() for key, value in weights.items()}
