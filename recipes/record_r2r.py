@@ -40,7 +40,7 @@ def paths(out: Path) -> None:
     candidates = chains.chains(TEST_SEED + 5, 60)
     answers = write_answers(small, candidates)
     wrong = [chain for chain, text in zip(candidates, answers) if right_share([text], [chain]) == 0][:EXAMPLES]
-    record(r2r_paths.chain_rows(small, large, router, wrong, sorted({0.2, 0.5, 0.8, threshold, 2.0})), out / "r2r_chains.json")
+    record(r2r_paths.chain_rows(small, large, router, wrong, sorted({0.1, threshold, 0.9, 2.0})), out / "r2r_chains.json")
 
 
 def speed(out: Path) -> None:

@@ -87,6 +87,8 @@ def two_hands(rows: pd.DataFrame, problem: int = 0, threshold: float = 0.5) -> g
                         hovertext=[f"{escape(r.token)}, written by the {writer} model<br>small model proposed {escape(r.proposed)}<br>"
                                    f"probability {r.score:.3f}" for r in own[part].itertuples()])
     _branches(fig, own[own["replaced"]], right)
+    fig.add_annotation(x=0, y=0, xref="paper", yref="paper", yshift=-22, showarrow=False, xanchor="left", font={"size": 11},
+                       text="a line a sentence; digits stand as they are written, units first; text below: the small model's own sentence")
     fig.update_xaxes(visible=False, range=[-0.8, COLUMNS], fixedrange=True)
     return fig.update_yaxes(visible=False, range=[-lines + 0.2, 0.95], fixedrange=True)
 
@@ -98,12 +100,12 @@ def _branches(fig: go.Figure, replaced: pd.DataFrame, right: int) -> None:
         if not wrong:
             part = part[~part["line"].isin(replaced.loc[replaced["own_answer"] != right, "line"])]
         part = part.drop_duplicates("line")
-        ends = ["no answer" if a < 0 else f"answer {a:03d}" for a in part["own_answer"]]
-        words = [f"{p} {path.split(' .')[0]} ..." for p, path in zip(part["proposed"], part["own_path"])]
-        fig.add_scatter(x=part["column"], y=-part["line"] - 0.28, mode="markers+text", name=name, textposition="middle right",
-                        text=[f"{escape(w)} {end}" for w, end in zip(words, ends)], textfont={"color": color, "size": 11},
-                        marker={"color": color, "symbol": "triangle-down" if wrong else "triangle-up", "size": 8}, hoverinfo="text",
-                        hovertext=[f"{escape(p)} {escape(path)}" for p, path in zip(part["proposed"], part["own_path"])])
+        ends = ["no answer" if a < 0 else f"{a:03d}" for a in part["own_answer"]]
+        fig.add_scatter(x=part["column"], y=-part["line"] - 0.2, mode="markers", name=name, hoverinfo="skip",
+                        marker={"color": color, "symbol": "triangle-down" if wrong else "triangle-up", "size": 9})
+        for column, line, sentence, end in zip(part["column"], part["line"], part["own_sentence"], ends):
+            fig.add_annotation(x=column, y=-line - 0.34, showarrow=False, xanchor="left" if column < COLUMNS / 2 else "right",
+                               text=f"{escape(sentence)} ... answer {end}", font={"color": color, "size": 11})
 
 
 def speed_bar(rows: pd.DataFrame) -> go.Figure:

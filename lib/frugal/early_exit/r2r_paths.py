@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from frugal.core.pair import LARGE, generate_pair
-from frugal.data.arithmetic_chains import EOS, MAX_ANSWER, SYMBOLS, Chain, final_answer
+from frugal.data.arithmetic_chains import EOS, MAX_ANSWER, STOP, SYMBOLS, Chain, final_answer, sentence_start
 from frugal.early_exit import r2r
 from frugal.early_exit.r2r_router import TokenRouter
 from frugal.models.r2r_pair import greedy
@@ -27,22 +27,34 @@ def own_path(small, text: Sequence[int]) -> list[int]:
 
 
 def chain_rows(small, large, router: TokenRouter, problems: Sequence[Chain], thresholds: Sequence[float]) -> pd.DataFrame:
-    """A row a written token: who wrote it, the router's probability, and where the large model replaced a token, what the
-    small model would have gone on to say alone and to answer."""
+    """A row a written token: who wrote it, the router's probability, and where the large model replaced a token, the sentence
+    that the small model would have written alone and the answer it would have come to (-1: none)."""
     rows = []
     for number, chain in enumerate(problems):
         for threshold in thresholds:
             run = generate_pair(small, large, chain.prompt(), r2r.each_step(r2r.router_scores(router, small)), threshold, MAX_ANSWER)
+            common = {"problem": number, "threshold": threshold, "prompt": small.tokenizer.decode(chain.prompt()[1:]),
+                      "answer": _number(final_answer(run.tokens)), "right": chain.answer}
             for i, (token, proposed) in enumerate(zip(run.tokens, run.proposed)):
                 replaced = run.writers[i] == LARGE and token != proposed
-                tail = own_path(small, [*chain.prompt(), *run.tokens[:i], proposed]) if replaced else []
-                answer = final_answer([*run.tokens[:i], proposed, *tail]) if replaced else None
-                rows.append({"problem": number, "threshold": threshold, "prompt": small.tokenizer.decode(chain.prompt()[1:]),
-                             "place": i, "token": SYMBOLS[token], "writer": "large" if run.writers[i] else "small",
-                             "score": run.scores[i], "proposed": SYMBOLS[proposed], "replaced": replaced,
-                             "own_path": " ".join(SYMBOLS[t] for t in tail), "own_answer": -1 if answer is None else answer,
-                             "answer": -1 if (said := final_answer(run.tokens)) is None else said, "right": chain.answer})
+                sentence, answer = _alone(small, chain.prompt(), run.tokens[:i], proposed) if replaced else ("", -1)
+                rows.append(common | {"place": i, "token": SYMBOLS[token], "writer": "large" if run.writers[i] else "small",
+                                      "score": run.scores[i], "proposed": SYMBOLS[proposed], "replaced": replaced,
+                                      "own_sentence": sentence, "own_answer": answer})
     return pd.DataFrame(rows)
+
+
+def _alone(small, prompt: list[int], written: list[int], proposed: int) -> tuple[str, int]:
+    """The sentence and the answer of the small model if its proposal had stood."""
+    text = [*written, proposed]
+    whole = text + own_path(small, prompt + text) if proposed != EOS else text
+    start = sentence_start(whole, len(written))
+    end = next((i for i in range(len(written), len(whole)) if whole[i] == STOP), len(whole) - 1)
+    return small.tokenizer.decode(whole[start:end + 1]), _number(final_answer(whole))
+
+
+def _number(value: int | None) -> int:
+    return -1 if value is None else value
 
 
 def _seconds(call) -> tuple[float, int]:
