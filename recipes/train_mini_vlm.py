@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from frugal.core.fetch import cache_dir
 from frugal.core.lm import LMConfig
-from frugal.data.scene_questions import KINDS, ask
+from frugal.data.scene_questions import KINDS, REPEAT_SHARE, ask
 from frugal.data.scene_text import FIRST_NAME, NAMES, PLACES, SceneVocab
 from frugal.data.scenes import HELD_OUT, Scene, SceneConfig, images_of, make_scene, patch_labels, to_views
 from frugal.models import load_card, packed
@@ -37,7 +37,8 @@ VOCAB = SceneVocab()
 FIRST_SEED = 100_000_000
 LARGE, ORDINARY = SceneConfig(size_range=(22, 32), n_objects=(3, 6)), SceneConfig()
 MIX = {"existence": 5, "place": 4, "count": 6, "caption": 4}        # questions behind one prefix
-CAPTION_NOISE = 0.7
+CAPTION_NOISE = 0.8
+COUNT_MIX, COUNT_REPEATS = {"existence": 2, "place": 2, "count": 12, "caption": 4}, 0.2     # of the steps that end the training
 BLIND_EVERY = 16
 ALL, OVERVIEW = [0, 1, 2, 3, 4], [0]
 MUON_RATE, ADAM_RATE = 0.01, 2e-3
@@ -130,12 +131,12 @@ def patches_of(clip: MiniCLIP, scenes: list[Scene], views: list[int]) -> torch.T
     return states.float().unflatten(0, (len(scenes), len(views)))
 
 
-def texts_of(scenes: list[Scene], seed: int, noise: float, mix: dict[str, int] = MIX) -> packed.Packed:
+def texts_of(scenes: list[Scene], seed: int, noise: float, mix: dict[str, int] = MIX, repeats: float = REPEAT_SHARE) -> packed.Packed:
     """The questions of a batch, drawn with `seed`."""
     rng = np.random.Generator(np.random.PCG64([seed, 2]))
     rows = []
     for scene in scenes:
-        asked = [ask(scene, kind, rng, noise) for kind, count in mix.items() for _ in range(count)]
+        asked = [ask(scene, kind, rng, noise, repeats) for kind, count in mix.items() for _ in range(count)]
         rows.append([(KINDS.index(q.kind), VOCAB.encode(q.prompt), VOCAB.encode(q.answer) + [VOCAB.eos_id]) for q in asked])
     return packed.pack(rows)
 
@@ -211,22 +212,24 @@ def resume(path: Path, weights: dict, opts) -> dict:
         return json.loads(file.metadata()["state"])
 
 
-def train(work: Path, steps: int, clip: MiniCLIP, seed: int = 0) -> tuple[dict, dict]:
-    """Train up to `steps`; prints a line and saves about every minute."""
+def train(work: Path, steps: int, count_steps: int, clip: MiniCLIP, seed: int = 0) -> tuple[dict, dict]:
+    """Train for `steps`, then `count_steps` more that are mostly about counting; prints a line and saves about every minute."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / "mini_vlm.safetensors"
     weights = {key: value.requires_grad_() for key, value in initial(clip, seed).items()}
     opts, losses, said = optimizers(weights), [], time.time()
     state = resume(path, weights, opts)
-    for step in range(state["step"], steps):
+    for step in range(state["step"], steps + count_steps):
         started, progress = time.process_time(), (step + 0.5) / steps
+        counting = step >= steps
+        share = 0.5 * (1 - (step - steps) / count_steps) if counting else rate(progress)
         for opt, peak in zip(opts, (MUON_RATE, ADAM_RATE)):
             for group in opt.param_groups:
-                group["lr"] = peak * rate(progress)
+                group["lr"] = peak * share
         views, config, batch = stage(progress)
         first = FIRST_SEED * (1 + seed) + step * 16
         scenes = [make_scene(first + i, config) for i in range(batch)]
-        text = texts_of(scenes, first, CAPTION_NOISE)
+        text = texts_of(scenes, first, CAPTION_NOISE, *((COUNT_MIX, COUNT_REPEATS) if counting else ()))
         loss = step_loss(weights, clip, scenes, [] if step % BLIND_EVERY == BLIND_EVERY - 1 else views, text)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
@@ -236,7 +239,7 @@ def train(work: Path, steps: int, clip: MiniCLIP, seed: int = 0) -> tuple[dict, 
         losses.append(float(loss.detach()))
         state = {"step": step + 1, "scenes": state["scenes"] + batch, "answers": state["answers"] + batch * sum(MIX.values()),
                  "cpu_s": state["cpu_s"] + time.process_time() - started}
-        if time.time() - said > 45 or step + 1 == steps or step == 5:
+        if time.time() - said > 45 or step + 1 == steps + count_steps or step == 5:
             print(json.dumps({"step": step + 1, "of": steps, "views": len(views), "loss": round(float(np.mean(losses)), 3),
                               **check(weights, clip, views), "cpu_s": round(state["cpu_s"]), "scenes": state["scenes"]}), flush=True)
             save(path, weights, opts, state)
@@ -258,13 +261,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=cache_dir() / "training", help="folder for checkpoints")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--count-steps", type=int, default=450)
     parser.add_argument("--history", default="from random weights", help="for the card: what differed in earlier steps")
     parser.add_argument("--publish", action="store_true", help="write weights and card into the package")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     clip = load_mini_clip()
-    weights, state = train(options.work, options.steps, clip)
+    weights, state = train(options.work, options.steps, options.count_steps, clip)
     if options.publish:
         from vlm_gates import measure
 
