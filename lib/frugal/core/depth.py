@@ -122,9 +122,10 @@ class Stack:
     def num_layers(self) -> int:
         return self.lm.config.num_layers
 
+    @torch.no_grad()
     def embed(self, tokens: Int[Tensor, "b t"]) -> Float[Tensor, "b t h"]:
         """States before layer 0."""
-        return self.lm.run(tokens, self.cache, layers=[], hidden=True, logits=False, advance=False).hidden[0]
+        return self.lm._embed(tokens)
 
     def run(self, x: Float[Tensor, "b t h"], layers: Sequence[int], positions: Int[Tensor, "b t"] | None = None,
             kind: int = EXECUTED) -> Float[Tensor, "b t h"]:
