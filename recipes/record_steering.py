@@ -24,13 +24,14 @@ from frugal.token_dropping.steering_measure import MAX_NAMES, WORDS, batches, pr
 from frugal.token_dropping.vista import Vista
 
 FOLDER = Path(__file__).parents[1] / "lib/frugal/token_dropping/recorded"
-GRID_SCENES, FINAL_SCENES, POPE_SCENES, TRACE_SCENES, HEAD_SCENES = 192, 576, 192, 192, 64
+GRID_SCENES, FINAL_SCENES, POPE_SCENES, TRACE_SCENES, HEAD_SCENES = 96, 384, 96, 192, 64
 FINAL_FIRST, HEAD_FIRST = 10_000, 20_000                   # the sets of scenes do not overlap
-ALPHAS = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
-LAMBDAS = (0.0, 0.01, 0.03, 0.06, 0.1, 0.17, 0.25, 0.4)
-FEW_LAMBDAS = (0.0, 0.03, 0.1, 0.25)                       # of the variants
-SLA = (0.0, 0.1, 0.2, 0.3, 0.5)
+ALPHAS = (0.0, 0.1, 0.2, 0.4, 0.7, 1.5)
+LAMBDAS = (0.0, 0.01, 0.03, 0.08, 0.17, 0.4)
+FEW_LAMBDAS = (0.0, 0.03, 0.17)                             # of the variants
+SLA = (0.0, 0.1, 0.3, 0.5)
 BETA = 3 / 7                                               # beta as a share of alpha: 0.3 / 0.7, the paper's setting
+FORCED = ("PAINT", "random tokens", "PAI", "VISTA", "random vector")
 RECALL_LOSS = 0.01                                         # a strength may cost this much recall, to be chosen
 
 
@@ -167,8 +168,9 @@ def settings(method) -> dict[str, float]:
 
 @lru_cache
 def final_captions(vlm, forced: int | None) -> dict[str, list[list[str]]]:
-    """What every method says about the fresh scenes."""
-    return measure.captions(vlm, measure.held_out(FINAL_SCENES, FINAL_FIRST), {"greedy": Greedy(), **final_methods()}, forced=forced)
+    """What every method says about the fresh scenes; at forced length only those of FORCED."""
+    methods = {name: method for name, method in final_methods().items() if forced is None or name in FORCED}
+    return measure.captions(vlm, measure.held_out(FINAL_SCENES, FINAL_FIRST), {"greedy": Greedy(), **methods}, forced=forced)
 
 
 def steering_final(vlm) -> pd.DataFrame:
