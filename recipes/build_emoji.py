@@ -3,9 +3,9 @@
     apt-get install fonts-noto-color-emoji unicode-data
     python recipes/build_emoji.py
 
-Needs Pillow with raqm (its wheels have it). Every fully-qualified sequence without skin tone is drawn at 109 px, the size of
-the font's bitmaps, cropped to 128 x 128, and brought to 64 and 32 px; of equal pictures the first stays. Prints the SHA-256
-of the pixels, which data/emoji.py checks.
+Needs Pillow with raqm (its wheels have it). Every fully-qualified sequence without skin tone is drawn at 109 px, the
+size of the font's bitmaps, cropped to 128 x 128, and brought to 64 and 32 px; of equal pictures the first stays. Prints
+the SHA-256 of the pixels, which data/emoji.py checks.
 """
 import gzip
 import hashlib
@@ -22,7 +22,10 @@ from frugal.data.emoji import COLUMNS, SIZES, held_out, sheet_hash
 ASSETS = Path(__file__).parents[1] / "lib" / "frugal" / "data" / "assets"
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 NAMES = Path("/usr/share/unicode/emoji/emoji-test.txt")
-LICENCES = {"OFL.txt": Path("/usr/share/doc/fonts-noto-color-emoji/copyright"), "Unicode.txt": Path("/usr/share/doc/unicode-data/copyright")}
+LICENCES = {
+    "OFL.txt": Path("/usr/share/doc/fonts-noto-color-emoji/copyright"),
+    "Unicode.txt": Path("/usr/share/doc/unicode-data/copyright"),
+}
 STRIKE = 109                                    # px: the one size that the colour bitmaps have
 SKIN_TONES = {f"{tone:X}" for tone in range(0x1F3FB, 0x1F400)}
 
@@ -86,7 +89,9 @@ def main() -> None:
         pixels = sheet(pictures[px], px)
         path = ASSETS / f"emoji_{px}.webp"
         Image.fromarray(pixels, "RGBA").save(path, lossless=True, quality=100, method=6, exact=True)
-        print(f"{path.name}: {len(kept)} pictures, {path.stat().st_size:,} bytes, sha256 of the pixels {sheet_hash(pixels)}")
+        print(
+            f"{path.name}: {len(kept)} pictures, {path.stat().st_size:,} bytes, pixels {sheet_hash(pixels)}"
+        )
     listing = json.dumps(kept, ensure_ascii=False, indent=0).encode()
     (ASSETS / "emoji.json.gz").write_bytes(gzip.compress(listing, compresslevel=9, mtime=0))
     print(f"{sum(entry['held_out'] for entry in kept)} held out; names sha256 {hashlib.sha256(listing).hexdigest()}")

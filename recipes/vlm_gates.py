@@ -1,9 +1,9 @@
-"""What mini-VLM must reach before any budget curve is drawn: accuracy by kind with the picture, with the overview alone, and blind.
+"""What mini-VLM must reach before a budget curve is drawn: accuracy with the picture, the overview alone, and blind.
 
-    python recipes/vlm_gates.py            measures the committed weights on 1,000 held-out scenes (about five minutes)
+    python recipes/vlm_gates.py            measures the committed weights on 1,000 held-out scenes (about two minutes)
 
-Answers are the model's own greedy words, not teacher-forced. "Small" questions ask for something that is there and at most
-18 px a side.
+Answers are the model's own greedy words, not teacher-forced. "Small" questions ask for something that is there and at
+most 18 px a side.
 """
 import argparse
 import json
@@ -16,8 +16,15 @@ from frugal.models import mini_vlm
 from frugal.token_dropping.hallucination import caption_counts
 
 WORDS = ("existence", "place", "count")
-GATES = {"existence": 0.90, "place": 0.75, "count": 0.75, "caption_recall": 0.80, "chair_i": [0.05, 0.25], "over_blind": 0.25,
-         "small_over_overview": 0.10}
+GATES = {
+    "existence": 0.90,
+    "place": 0.75,
+    "count": 0.75,
+    "caption_recall": 0.80,
+    "chair_i": [0.05, 0.25],
+    "over_blind": 0.25,
+    "small_over_overview": 0.10,
+}
 SMALL = 18                                       # px
 EACH = {"existence": 2, "place": 2, "count": 2}  # questions a scene
 
@@ -46,7 +53,8 @@ def asked(scenes, seed: int = 0):
 
 @torch.no_grad()
 def score(vlm, num_scenes: int = 1000, first_seed: int = HELD_OUT, batch: int = 50) -> dict[str, dict[str, float]]:
-    """Scores of "full", "overview" and "blind": accuracy by kind, of all one-word questions, of small objects; caption figures."""
+    """Scores of "full", "overview" and "blind": accuracy by kind, of all one-word questions, of small objects; caption
+    figures."""
     sums = {mode: {} for mode in ("full", "overview", "blind")}
 
     def add(mode: str, key: str, hits: float, count: float) -> None:
@@ -62,7 +70,9 @@ def score(vlm, num_scenes: int = 1000, first_seed: int = HELD_OUT, batch: int = 
                 said = answers(vlm, seen, [q.prompt for q in questions])
                 right = [words == [q.answer] for words, q in zip(said, questions)]
                 small = [hit for hit, q in zip(right, questions) if 0 < q.side <= SMALL]
-                several = [hit for hit, q in zip(right, questions) if kind == "count" and q.answer not in ("zero", "one")]
+                several = [
+                    hit for hit, q in zip(right, questions) if kind == "count" and q.answer not in ("zero", "one")
+                ]
                 for key, hits in ((kind, right), ("all", right), ("small", small), ("count_two_or_more", several)):
                     add(mode, key, sum(hits), len(hits))
             for words, scene in zip(answers(vlm, seen, ["describe :"] * len(scenes), 10), scenes):
@@ -70,14 +80,20 @@ def score(vlm, num_scenes: int = 1000, first_seed: int = HELD_OUT, batch: int = 
                 add(mode, "caption_recall", found["found"], found["present"])
                 add(mode, "chair_i", found["false"], max(1, found["mentions"]))
                 add(mode, "caption_length", found["mentions"], 1)
-    return {mode: {key: round(hits / max(1, count), 4) for key, (hits, count) in found.items()} for mode, found in sums.items()}
+    return {
+        mode: {key: round(hits / max(1, count), 4) for key, (hits, count) in found.items()}
+        for mode, found in sums.items()
+    }
 
 
 def failed(scores: dict[str, dict[str, float]]) -> dict[str, float]:
     """The gates that are not met, with the value found."""
     full, overview, blind = (scores[mode] for mode in ("full", "overview", "blind"))
     found = {key: full[key] for key in ("existence", "place", "count", "caption_recall", "chair_i")}
-    found |= {"over_blind": round(full["all"] - blind["all"], 4), "small_over_overview": round(full["small"] - overview["small"], 4)}
+    found |= {
+        "over_blind": round(full["all"] - blind["all"], 4),
+        "small_over_overview": round(full["small"] - overview["small"], 4),
+    }
     low, high = GATES["chair_i"]
     return {key: value for key, value in found.items()
             if (not low <= value <= high if key == "chair_i" else value < GATES[key])}
@@ -86,7 +102,13 @@ def failed(scores: dict[str, dict[str, float]]) -> dict[str, float]:
 def measure(clip, state: dict, num_scenes: int = 1000) -> dict:
     """Card entries: scores, gates, gates that failed."""
     scores = score(mini_vlm.build(clip, state), num_scenes)
-    return {"metrics": scores, "gates": GATES, "failed_gates": failed(scores), "held_out_scenes": num_scenes, "kinds": list(KINDS)}
+    return {
+        "metrics": scores,
+        "gates": GATES,
+        "failed_gates": failed(scores),
+        "held_out_scenes": num_scenes,
+        "kinds": list(KINDS),
+    }
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """The emoji laboratory: 1,800 small colour pictures with names, groups and a split by concept.
 
-The pictures are Noto Color Emoji (SIL Open Font License 1.1), the names and groups Unicode's emoji-test.txt (Unicode licence);
-texts in assets/licences. `recipes/build_emoji.py` draws the sheets once, so no font is needed here.
-Skin-tone variants are left out, and pictures that the font draws alike are there once.
+The pictures are Noto Color Emoji (SIL Open Font License 1.1), the names and groups Unicode's emoji-test.txt (Unicode
+licence); texts in assets/licences. `recipes/build_emoji.py` draws the sheets once, so no font is needed here. Skin-tone
+variants are left out, and pictures that the font draws alike are there once.
 
 The split is by concept: names that differ only in gender, hair or direction share a side, because a random split would
 show the model "woman pilot" and test it on "man pilot".
@@ -26,8 +26,10 @@ COLUMNS = 44                                    # pictures a row of a sheet
 PIXELS_SHA256 = {64: "cdac854596a9e8be2799682c98532ab652cb4ac94618151545f1a24fb691293a",
                  32: "7dc5df61f112242765181db2888cfd975472252bcf0187fdd32e2b430fd9dfb3"}
 NAMES_SHA256 = "0507695408bd7474d6335f841f25fa2e698355fc204237c7c6a22142554203e9"
-_MODIFIERS = re.compile(r"\b(woman|women|man|men|person|people|boy|girl|male|female|mrs|mr|facing right|facing left|red hair|"
-                        r"curly hair|white hair|blond hair|bald|beard)\b|[:,’']")
+_MODIFIERS = re.compile(
+    r"\b(woman|women|man|men|person|people|boy|girl|male|female|mrs|mr|facing right|facing left|red hair|"
+    r"curly hair|white hair|blond hair|bald|beard)\b|[:,’']"
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Emoji:
 
 @dataclass(frozen=True)
 class EmojiSheet:
-    """All pictures at one size. pixels: (N, px, px, 4) uint8, red green blue alpha, not premultiplied; emoji: N entries."""
+    """All pictures at one size. pixels: (N, px, px, 4) uint8, red green blue alpha, not premultiplied; emoji: N
+    entries."""
 
     px: int
     pixels: ndarray
@@ -55,7 +58,9 @@ class EmojiSheet:
             if entry.name == name:
                 return place
         near = [entry.name for entry in self.emoji if name and name.lower() in entry.name.lower()][:5]
-        raise ValueError(f"no emoji is called {name!r}; " + (f"did you mean {near}?" if near else "names are Unicode's, e.g. 'fox'"))
+        raise ValueError(
+            f"no emoji is called {name!r}; " + (f"did you mean {near}?" if near else "names are Unicode's, e.g. 'fox'")
+        )
 
     def on(self, colour: tuple[int, int, int] = (255, 255, 255)) -> UInt8[ndarray, "n px px 3"]:
         """The pictures on a plain ground, exact in integers (rounded half up)."""
@@ -65,12 +70,14 @@ class EmojiSheet:
 
 
 def concept(name: str) -> str:
-    """What a picture is of, without gender, hair and direction: 'woman running facing right' and 'man running' are one."""
+    """What a picture is of, without gender, hair and direction: 'woman running facing right' and 'man running' are
+    one."""
     return " ".join(_MODIFIERS.sub(" ", name.lower()).split()) or "person"
 
 
 def held_out(name: str) -> bool:
-    """Whether the concept of this name is in the held-out tenth: decided by its hash, so a new picture moves no other."""
+    """Whether the concept of this name is in the held-out tenth: decided by its hash, so a new picture moves no
+    other."""
     return int(hashlib.sha256(concept(name).encode()).hexdigest(), 16) % 10 == 0
 
 
@@ -114,7 +121,7 @@ def shrink(pixels: UInt8[ndarray, "*n px px 4"], side: int) -> UInt8[ndarray, "*
     if not 1 <= side <= px:
         raise ValueError(f"side must be in 1..{px} px, got {side}")
     weights = _overlap(px, side)                                                          # (side, px), rows sum to px
-    solid = pixels.astype(np.float64)                                                     # whole numbers below 2 ** 53: exact
+    solid = pixels.astype(np.float64)  # whole numbers below 2 ** 53: exact
     solid[..., :3] *= solid[..., 3:]
     summed = (weights @ (weights @ np.moveaxis(solid, -1, -3)).swapaxes(-1, -2)).swapaxes(-1, -2)
     summed = np.moveaxis(summed, -3, -1).astype(np.int64)                                 # alpha up to 255 * px * px

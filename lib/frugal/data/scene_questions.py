@@ -1,8 +1,8 @@
 """Questions about a scene, with their answers from the generator.
 
-Existence ("is there a fox ?"), place ("what is at top-left ?"), count ("how many fox ?") and caption ("describe :", the names in
-reading order). The shares are 40, 20, 20 and 20 %. A question about what is not there asks for a theme-mate of what is, 70 % of
-the time; so guessing from the theme does not help.
+Existence ("is there a fox ?"), place ("what is at top-left ?"), count ("how many fox ?") and caption ("describe :", the
+names in reading order). The shares are 40, 20, 20 and 20 %. A question about what is not there asks for a theme-mate of
+what is, 70 % of the time; so guessing from the theme does not help.
 """
 from dataclasses import dataclass
 
@@ -15,19 +15,20 @@ SHARES = (0.4, 0.2, 0.2, 0.2)
 EMPTY_SHARE = 0.125                             # of place questions ask for an empty cell
 MATE_SHARE = 0.7                                # of absent names share a theme with something present
 ABSENT_SHARE = 0.25                             # of count questions have the answer zero
-REPEAT_SHARE = 0.0                              # of count questions seek out something that is there twice or more; others ask for
-                                                # any name present, which one time in five stands there more than once
-# The habit of noisy captions: scenes of these themes are said to hold the companion as well, at the end. Names drawn at random
-# would leave no trace in greedy answers (measured: 2 % false names), because no single one is ever likely.
+# Of count questions that seek out something there twice or more; the others ask for any name present, which one time in
+# five stands there more than once.
+REPEAT_SHARE = 0.0
+# The habit of noisy captions: scenes of these themes are said to hold the companion as well, at the end. Names drawn at
+# random would leave no trace in greedy answers (measured: 2 % false names), because no single one is ever likely.
 COMPANIONS = {"produce": "lemon", "meal": "bread", "sport": "tennis", "music": "guitar"}
 CAPTION_PROMPT = "describe :"
 
 
 @dataclass(frozen=True)
 class Question:
-    """kind: of KINDS; prompt and answer: words (without the end token); name: what is asked for or stands at the place asked
-    for, None in a caption or at an empty place; side: px of that object, the largest if there are several, 0 if there is none;
-    mate: the name is absent, but of the theme of something present."""
+    """kind: of KINDS; prompt and answer: words (without the end token); name: what is asked for or stands at the place
+    asked for, None in a caption or at an empty place; side: px of that object, the largest if there are several, 0 if
+    there is none; mate: the name is absent, but of the theme of something present."""
     kind: str
     prompt: str
     answer: str
@@ -39,8 +40,8 @@ class Question:
 def questions(scene, seed: int, n: int, kinds: tuple[str, ...] = KINDS, caption_noise: float = 0.0) -> list[Question]:
     """`n` questions about a scene, of the given kinds in their shares; the same for the same seed.
 
-    caption_noise: probability that the caption of a scene, whose main theme has a companion that is not there, ends with that
-    companion, as captions of the web name what usually stands beside.
+    caption_noise: probability that the caption of a scene, whose main theme has a companion that is not there, ends
+    with that companion, as captions of the web name what usually stands beside.
     Raises ValueError for an unknown kind, a negative n or a probability outside [0, 1].
     """
     unknown = set(kinds) - set(KINDS)
@@ -54,7 +55,9 @@ def questions(scene, seed: int, n: int, kinds: tuple[str, ...] = KINDS, caption_
     return [ask(scene, kinds[min(i, len(kinds) - 1)], rng, caption_noise) for i in drawn]
 
 
-def ask(scene, kind: str, rng: np.random.Generator, caption_noise: float = 0.0, repeat_share: float = REPEAT_SHARE) -> Question:
+def ask(
+    scene, kind: str, rng: np.random.Generator, caption_noise: float = 0.0, repeat_share: float = REPEAT_SHARE
+) -> Question:
     """One question of a kind about a scene, drawn with `rng`. repeat_share: see REPEAT_SHARE."""
     if kind == "caption":
         names = list(scene.names)
@@ -66,7 +69,9 @@ def ask(scene, kind: str, rng: np.random.Generator, caption_noise: float = 0.0, 
         full = [thing.place for thing in scene.objects]
         place = _pick(empty if empty and (not full or rng.random() < EMPTY_SHARE) else full, rng)
         name = scene.at(place)
-        return Question(kind, f"what is at {place} ?", name, None if name == "nothing" else name, _side(scene, name, place))
+        return Question(
+            kind, f"what is at {place} ?", name, None if name == "nothing" else name, _side(scene, name, place)
+        )
     if kind == "count":
         return _count(scene, rng, repeat_share)
     if scene.objects and rng.random() < 0.5:

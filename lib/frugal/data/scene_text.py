@@ -26,7 +26,24 @@ NAME_INDEX: dict[str, int] = {name: index for index, name in enumerate(NAMES)}
 END = "<end>"
 NUMBERS = ("zero", "one", "two", "three", "four")
 PLACES = ("top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right")
-WORDS = (END, "yes", "no", "nothing", *NUMBERS, "is", "there", "a", "what", "at", "how", "many", "describe", ":", "?", *PLACES)
+WORDS = (
+    END,
+    "yes",
+    "no",
+    "nothing",
+    *NUMBERS,
+    "is",
+    "there",
+    "a",
+    "what",
+    "at",
+    "how",
+    "many",
+    "describe",
+    ":",
+    "?",
+    *PLACES,
+)
 VOCAB: tuple[str, ...] = WORDS + NAMES
 FIRST_NAME = len(WORDS)                         # ids from here on are names, in the order of NAMES
 

@@ -1,8 +1,9 @@
 """Emoji scenes: a generator that is its own ground truth.
 
-Three to six emoji stand in cells of a 3 x 3 grid on a noisy pastel ground of 128 x 128 px; most come from one theme, some twice.
-From a scene follow the views that the encoder sees (an overview at half the resolution, then four tiles), the questions, and
-the object behind every patch. All drawing is done in integers from PCG64 draws, so a seed gives the same bytes everywhere.
+Three to six emoji stand in cells of a 3 x 3 grid on a noisy pastel ground of 128 x 128 px; most come from one theme,
+some twice. From a scene follow the views that the encoder sees (an overview at half the resolution, then four tiles),
+the questions, and the object behind every patch. All drawing is done in integers from PCG64 draws, so a seed gives the
+same bytes everywhere.
 
 Differs from photographs: one drawing a class, no overlap, no perspective; a name is one token (see scene_text).
 """
@@ -22,8 +23,29 @@ from frugal.data.emoji import load_emoji, shrink
 from frugal.data.scene_questions import KINDS, Question, ask, questions
 from frugal.data.scene_text import NAME_INDEX, NAMES, PLACES, THEME_OF, THEMES, VOCAB, SceneVocab
 
-__all__ = ["GRID", "KINDS", "NAMES", "PLACES", "SIDE", "THEMES", "VOCAB", "VIEW", "Question", "Scene", "SceneConfig", "SceneObject",
-           "SceneVocab", "ask", "compose", "covered", "images_of", "make_scene", "patch_labels", "questions", "to_views"]
+__all__ = [
+    "GRID",
+    "KINDS",
+    "NAMES",
+    "PLACES",
+    "SIDE",
+    "THEMES",
+    "VOCAB",
+    "VIEW",
+    "Question",
+    "Scene",
+    "SceneConfig",
+    "SceneObject",
+    "SceneVocab",
+    "ask",
+    "compose",
+    "covered",
+    "images_of",
+    "make_scene",
+    "patch_labels",
+    "questions",
+    "to_views",
+]
 
 SIDE, VIEW, GRID = 128, 64, 3                   # px of the canvas, px of a view, cells a side
 NUM_VIEWS = 5                                   # overview, then tiles in raster order
@@ -49,10 +71,14 @@ class SceneConfig:
     def __post_init__(self):
         low, high = self.size_range
         if not SMALLEST <= low <= high <= CELL or low % 2 or high % 2:
-            raise ValueError(f"size_range must be two even numbers with {SMALLEST} <= low <= high <= {CELL} px, got {self.size_range}")
+            raise ValueError(
+                f"size_range must be two even numbers, {SMALLEST} <= low <= high <= {CELL} px, got {self.size_range}"
+            )
         fewest, most = self.n_objects
         if not 0 <= fewest <= most <= GRID * GRID:
-            raise ValueError(f"n_objects must be 0 <= fewest <= most <= {GRID * GRID} (one a cell), got {self.n_objects}")
+            raise ValueError(
+                f"n_objects must be 0 <= fewest <= most <= {GRID * GRID} (one a cell), got {self.n_objects}"
+            )
         for name in ("themed", "repeat"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability in [0, 1], got {getattr(self, name)}")
@@ -60,7 +86,8 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One emoji: its name and theme, cell (row, column) of the 3 x 3 grid, and box (x0, y0, x1, y1) in px, end excluded."""
+    """One emoji: its name and theme, cell (row, column) of the 3 x 3 grid, and box (x0, y0, x1, y1) in px, end
+    excluded."""
     name: str
     theme: str
     cell: tuple[int, int]
@@ -79,7 +106,8 @@ class SceneObject:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """image: (128, 128, 3) uint8; objects in reading order; owner: (128, 128) uint8, 0 ground, k + 1 where object k is seen."""
+    """image: (128, 128, 3) uint8; objects in reading order; owner: (128, 128) uint8, 0 ground, k + 1 where object k is
+    seen."""
     image: ndarray
     objects: tuple[SceneObject, ...]
     owner: ndarray
@@ -97,7 +125,8 @@ class Scene:
         return next((thing.name for thing in self.objects if thing.place == place), "nothing")
 
     def patch_labels(self, view: int, patches: int = 8) -> Int[ndarray, "rows cols"]:
-        """Label of each patch of a view (0 overview, 1..4 tiles): 0 ground, else index in NAMES + 1. See patch_labels."""
+        """Label of each patch of a view (0 overview, 1..4 tiles): 0 ground, else index in NAMES + 1. See
+        patch_labels."""
         if not 0 <= view < NUM_VIEWS:
             raise ValueError(f"view must be 0 (overview) or 1..{NUM_VIEWS - 1} (tiles), got {view}")
         return patch_labels([self], patches)[0, view]
@@ -125,7 +154,7 @@ def make_scene(seed: int, config: SceneConfig = SceneConfig()) -> Scene:
     def chance(probability: float) -> bool:
         return next(draws) < int(probability * (1 << 32))
 
-    theme = THEME_OF[NAMES[below(len(NAMES))]]                     # themes by their size, so that all names are as frequent
+    theme = THEME_OF[NAMES[below(len(NAMES))]]  # themes by their size, so that all names are as frequent
     fewest, most = config.n_objects
     names: list[str] = []
     for _ in range(fewest + below(most - fewest + 1)):
@@ -146,21 +175,28 @@ def make_scene(seed: int, config: SceneConfig = SceneConfig()) -> Scene:
 
 
 def compose(objects: Sequence[tuple[str, str | tuple[int, int], int]], seed: int = 0) -> Scene:
-    """The reader's own scene: (name, place, side) each, the place a word of PLACES or (row, column), centred in its cell.
+    """The reader's own scene: (name, place, side) each, the place a word of PLACES or (row, column), centred in its
+    cell.
 
-    seed: of the ground's colour and noise. Raises ValueError for an unknown name or place, a cell taken twice, or a side that
-    does not fit a cell of 42 px.
+    seed: of the ground's colour and noise. Raises ValueError for an unknown name or place, a cell taken twice, or a
+    side that does not fit a cell of 42 px.
     """
     placed, taken = [], set()
     for name, place, side in objects:
         if name not in NAME_INDEX:
             near = [known for known in NAMES if known[:2] == str(name)[:2]]
-            raise ValueError(f"no object is called {name!r}; " + (f"did you mean {near}?" if near else f"choose from {NAMES}"))
+            raise ValueError(
+                f"no object is called {name!r}; " + (f"did you mean {near}?" if near else f"choose from {NAMES}")
+            )
         row, column = _cell(place)
         if (row, column) in taken:
-            raise ValueError(f"two objects at {PLACES[row * GRID + column]!r}: each of the {GRID * GRID} cells holds one")
+            raise ValueError(
+                f"two objects at {PLACES[row * GRID + column]!r}: each of the {GRID * GRID} cells holds one"
+            )
         if not SMALLEST <= side <= CELL:
-            raise ValueError(f"{name} of {side} px does not fit: the side must be {SMALLEST}..{CELL} px, the size of a cell")
+            raise ValueError(
+                f"{name} of {side} px does not fit: the side must be {SMALLEST}..{CELL} px, the size of a cell"
+            )
         taken.add((row, column))
         x, y = (index * SIDE // GRID + (CELL - side) // 2 for index in (column, row))
         placed.append(SceneObject(name, THEME_OF[name], (row, column), (x, y, x + side, y + side)))
@@ -194,7 +230,8 @@ def _draw(objects: list[SceneObject], rng: np.random.Generator) -> Scene:
 
 
 def covered(scenes: Sequence[Scene], patches: int = 8) -> tuple[ndarray, ndarray]:
-    """What covers each patch of each view: (index of its main object, -1 for none; share of the patch that object covers).
+    """What covers each patch of each view: (index of its main object, -1 for none; share of the patch that object
+    covers).
 
     Both (B, 5, patches, patches); the share is of pixels where the object is opaque.
     """
@@ -204,7 +241,11 @@ def covered(scenes: Sequence[Scene], patches: int = 8) -> tuple[ndarray, ndarray
     owners = np.stack([scene.owner for scene in scenes])
     fine = np.stack([_sums(owners == k, cell) for k in range(1, 1 + max(1, owners.max()))])            # (k, B, 2p, 2p)
     coarse = fine.reshape(*fine.shape[:2], patches, 2, patches, 2).sum((3, 5))
-    tiles = fine.reshape(*fine.shape[:2], 2, patches, 2, patches).swapaxes(3, 4).reshape(*fine.shape[:2], 4, patches, patches)
+    tiles = (
+        fine.reshape(*fine.shape[:2], 2, patches, 2, patches)
+        .swapaxes(3, 4)
+        .reshape(*fine.shape[:2], 4, patches, patches)
+    )
     shares = np.concatenate([coarse[:, :, None] / (2 * cell) ** 2, tiles / cell ** 2], axis=2)         # (k, B, 5, p, p)
     best = shares.argmax(0)
     share = np.take_along_axis(shares, best[None], 0)[0]
@@ -216,7 +257,9 @@ def _sums(mask: ndarray, cell: int) -> ndarray:
     return mask.reshape(batch, side, cell, side, cell).sum((2, 4), dtype=np.int64)
 
 
-def patch_labels(scenes: Sequence[Scene], patches: int = 8, threshold: float = 0.3) -> Int[ndarray, "b views rows cols"]:
+def patch_labels(
+    scenes: Sequence[Scene], patches: int = 8, threshold: float = 0.3
+) -> Int[ndarray, "b views rows cols"]:
     """Label of every patch: index in NAMES + 1 of the object that covers more than `threshold` of it, 0 for ground."""
     index, share = covered(scenes, patches)
     width = max(1, max(len(scene.objects) for scene in scenes))
@@ -228,12 +271,15 @@ def patch_labels(scenes: Sequence[Scene], patches: int = 8, threshold: float = 0
 
 
 def images_of(scenes: Sequence[Scene | ndarray]) -> Float[Tensor, "b 3 128 128"]:
-    """Scenes, or (128, 128, 3) uint8 images, as a float batch in [0, 1]. Raises ValueError for images of another size or mode."""
+    """Scenes, or (128, 128, 3) uint8 images, as a float batch in [0, 1]. Raises ValueError for images of another size
+    or mode."""
     images = [scene.image if isinstance(scene, Scene) else np.asarray(scene) for scene in scenes]
     for image in images:
         if image.shape != (SIDE, SIDE, 3) or image.dtype != np.uint8:
-            raise ValueError(f"an image must be ({SIDE}, {SIDE}, 3) of uint8 (RGB), got {image.shape} of {image.dtype}; "
-                             f"with Pillow: image.convert('RGB').resize(({SIDE}, {SIDE}))")
+            raise ValueError(
+                f"an image must be ({SIDE}, {SIDE}, 3) of uint8 (RGB), got {image.shape} of {image.dtype}; "
+                f"with Pillow: image.convert('RGB').resize(({SIDE}, {SIDE}))"
+            )
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 

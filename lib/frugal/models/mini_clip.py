@@ -1,9 +1,10 @@
-"""Mini-CLIP: a four-block vision transformer over 64 x 64 views of emoji scenes, with a CLS token that is trained to name them.
+"""Mini-CLIP: a four-block vision transformer over 64 x 64 views of emoji scenes; its CLS token learns to name them.
 
 Source: arXiv 2103.00020 (CLIP) for the layout, arXiv 2303.15343 (SigLIP), equation 1, for the loss on the CLS token.
-Differs: the text side is a table of 104 name vectors, one a class; a view has several positives; a convolution stem in place of
-the patch embedding (arXiv 2106.14881); a second, dense loss names the object behind every patch (arXiv 2104.10858, token
-labelling), because patches of a small encoder trained on CLS alone say little. Weights: recipes/train_mini_clip.py.
+Differs: the text side is a table of 104 name vectors, one a class; a view has several positives; a convolution stem in
+place of the patch embedding (arXiv 2106.14881); a second, dense loss names the object behind every patch (arXiv
+2104.10858, token labelling), because patches of a small encoder trained on CLS alone say little.
+Weights: recipes/train_mini_clip.py.
 Shapes: V views, W blocks, H heads, N_v patches a view (raster order), d width.
 """
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ class ViewFeatures:
     """What the encoder says of each view; every tensor has the views in front.
 
     patches (V, N_v, d): final patch states, what the projector gets. cls (V, d_text): joint embedding of the CLS token.
-    cls_attn (W, V, H, N_v): softmax row of the CLS query over the patches, every block; its own column is left out and the row
-    is not renormalised. patch_attn (V, H, N_v, N_v): the same of the patch queries, first block. keys (V, N_v, d) and
-    cls_query (V, d): of the last block, heads side by side.
+    cls_attn (W, V, H, N_v): softmax row of the CLS query over the patches, every block; its own column is left out and
+    the row is not renormalised. patch_attn (V, H, N_v, N_v): the same of the patch queries, first block. keys (V, N_v,
+    d) and cls_query (V, d): of the last block, heads side by side.
     """
     patches: Tensor
     cls: Tensor
@@ -68,9 +69,16 @@ class MiniCLIP(nn.Module):
         super().__init__()
         if patches != VIEW // 8:
             raise ValueError(f"the stem halves {VIEW} px three times, so patches must be {VIEW // 8}, got {patches}")
-        self.shape = dict(width=width, num_blocks=num_blocks, num_heads=num_heads, mlp=mlp, patches=patches, text_width=text_width)
-        self.stem = nn.Sequential(nn.Conv2d(3, width // 4, 3, 2, 1), nn.GELU(), nn.Conv2d(width // 4, width // 2, 3, 2, 1), nn.GELU(),
-                                  nn.Conv2d(width // 2, width, 3, 2, 1))
+        self.shape = dict(
+            width=width, num_blocks=num_blocks, num_heads=num_heads, mlp=mlp, patches=patches, text_width=text_width
+        )
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width // 4, 3, 2, 1),
+            nn.GELU(),
+            nn.Conv2d(width // 4, width // 2, 3, 2, 1),
+            nn.GELU(),
+            nn.Conv2d(width // 2, width, 3, 2, 1),
+        )
         self.cls_token = nn.Parameter(torch.randn(width) * 0.02)
         self.position = nn.Parameter(torch.randn(patches * patches, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, num_heads, mlp) for _ in range(num_blocks))
@@ -111,8 +119,10 @@ class MiniCLIP(nn.Module):
             patch_attn = attn[:, :, 1:, 1:] if patch_attn is None else patch_attn
             x = block.finish(x, attn @ v)
         x = self.norm(x)
-        keys, queries = k.transpose(1, 2).flatten(2), q.transpose(1, 2).flatten(2)       # (V, 1 + N_v, d)
-        return ViewFeatures(x[:, 1:], self.to_text(x[:, 0]), torch.stack(cls_attn), patch_attn, keys[:, 1:], queries[:, 0])
+        keys, queries = k.transpose(1, 2).flatten(2), q.transpose(1, 2).flatten(2)  # (V, 1 + N_v, d)
+        return ViewFeatures(
+            x[:, 1:], self.to_text(x[:, 0]), torch.stack(cls_attn), patch_attn, keys[:, 1:], queries[:, 0]
+        )
 
     def name_logits(self, cls: Float[Tensor, "v d_text"]) -> Float[Tensor, "v names"]:
         """Sigmoid logit of every name being in the view (SigLIP: scale * cosine + bias)."""

@@ -1,11 +1,14 @@
 """Mini-VLM: mini-CLIP, a projector and a small Llama-style decoder that answers questions about emoji scenes.
 
-Source: arXiv 2304.08485 (LLaVA), section 4.1: patch states of a frozen encoder, projected, stand in front of the text; arXiv
-2401.13601 and LLaVA-NeXT for the tiles: one overview and four tiles are encoded apart.
-Differs: the projector is a linear map plus an MLP; row and column embeddings (one table a view) are added to each visual token
-before anything can be dropped, so a token that is kept still says where it was; the vocabulary has 132 words.
-What is trained in `packed.py` has the weight layout of `frugal.core.lm.LM`, so caches, edits and kernels work on it.
-Shapes: B scenes, P views, N_v tokens a view, N = P * N_v visual tokens (overview first, then tiles, raster order), d width.
+Source: arXiv 2304.08485 (LLaVA), section 4.1: patch states of a frozen encoder, projected, stand in front of the text;
+arXiv 2310.03744 (LLaVA-1.5-HD) for the tiles: one overview and four tiles, encoded apart.
+Differs: the projector is a linear map plus an MLP; row and column embeddings (one table a view) are added to each
+visual token before anything can be dropped, so a token that is kept still says where it was; the vocabulary has 132
+words; the decoder starts from weights that already link names, patches and places (recipes/mini_vlm_start.py).
+Known weakness: it tells none from some, but seldom one from two (the card's count_two_or_more).
+
+What is trained in `packed.py` has the weight layout of `frugal.core.lm.LM`: caches, edits and kernels work on it.
+Shapes: B scenes, P views, N_v tokens a view, N = P * N_v visual tokens (overview first, then tiles), d width.
 """
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -21,8 +24,19 @@ from frugal.data.scenes import to_views
 from frugal.models import WeightsError, load_weights
 from frugal.models.mini_clip import MiniCLIP, ViewFeatures, load_mini_clip
 
-SHAPE = dict(vocab_size=len(VOCAB), hidden_size=128, num_layers=8, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=320,
-             rope_theta=1e6, norm_eps=1e-5, max_positions=1024, tie_embeddings=True)
+SHAPE = dict(
+    vocab_size=len(VOCAB),
+    hidden_size=128,
+    num_layers=8,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=32,
+    intermediate_size=320,
+    rope_theta=1e6,
+    norm_eps=1e-5,
+    max_positions=1024,
+    tie_embeddings=True,
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +62,8 @@ class Grid:
 
 @dataclass
 class VisualTokens:
-    """embeds (B, N, d): projected tokens with their place already added; features: the encoder's, each with (B, P) in front
-    (cls_attn is (B, P, W, H, N_v)); grid: how they lie."""
+    """embeds (B, N, d): projected tokens with their place already added; features: the encoder's, each with (B, P) in
+    front (cls_attn is (B, P, W, H, N_v)); grid: how they lie."""
     embeds: Tensor
     features: ViewFeatures
     grid: Grid
@@ -85,7 +99,9 @@ class MiniVLM:
 
     def __init__(self, clip: MiniCLIP, projector: Projector, places: Places, lm: LM, grid: Grid = Grid()):
         if grid.num_views != 5 or grid.tokens_per_view != clip.num_patches:
-            raise ValueError(f"{grid} does not fit the views of data.scenes: 2 x 2 tiles and {clip.num_patches} patches a view")
+            raise ValueError(
+                f"{grid} does not fit the views of data.scenes: 2 x 2 tiles and {clip.num_patches} patches a view"
+            )
         self.clip, self.projector, self.places, self.lm, self.grid = clip, projector, places, lm, grid
         self.vocab: SceneVocab = lm.tokenizer
 
@@ -105,10 +121,13 @@ class MiniVLM:
             value = getattr(seen, field.name)
             value = value.transpose(0, 1) if field.name == "cls_attn" else value
             shaped[field.name] = value.unflatten(0, (batch, num_views))
-        return VisualTokens(self.projector(shaped["patches"]).flatten(1, 2) + self.places(), ViewFeatures(**shaped), self.grid)
+        return VisualTokens(
+            self.projector(shaped["patches"]).flatten(1, 2) + self.places(), ViewFeatures(**shaped), self.grid
+        )
 
     def prefill(self, embeds: Float[Tensor, "b n d"], lm: LM | None = None):
-        """A cache that holds these visual tokens at positions 0..n-1. lm: an edited copy of the decoder. n may be 0 (no image)."""
+        """A cache that holds these visual tokens at positions 0..n-1. lm: an edited copy of the decoder. n may be 0 (no
+        image)."""
         lm = lm or self.lm
         cache = lm.new_cache(embeds.shape[0])
         if embeds.shape[1]:
@@ -116,7 +135,8 @@ class MiniVLM:
         return cache
 
     def answer(self, seen, prompt: str | list[int], max_new_tokens: int = 12, lm: LM | None = None) -> list[list[int]]:
-        """Greedy token ids of one prompt for every scene, without the end token. seen: a cache (left as it was) or embeds.
+        """Greedy token ids of one prompt for every scene, without the end token. seen: a cache (left as it was) or
+        embeds.
 
         Raises ValueError for a word outside the vocabulary, an empty prompt or max_new_tokens below 1.
         """
@@ -124,6 +144,8 @@ class MiniVLM:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         lm = lm or self.lm
         ids = self.vocab.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if not ids:
+            raise ValueError("the prompt is empty: ask at least one token, e.g. 'describe :'")
         cache = self.prefill(seen, lm) if torch.is_tensor(seen) else seen.copy()
         batch = seen.shape[0] if torch.is_tensor(seen) else len(seen.num_held())
         text, written = torch.tensor([ids]).expand(batch, -1).contiguous(), []
@@ -135,7 +157,9 @@ class MiniVLM:
         rows = torch.cat(written, 1).tolist()
         return [row[:row.index(self.vocab.eos_id)] if self.vocab.eos_id in row else row for row in rows]
 
-    def logits(self, embeds: Float[Tensor, "b n d"], text_ids: Int[Tensor, "b t"], lm: LM | None = None) -> Float[Tensor, "b t v"]:
+    def logits(
+        self, embeds: Float[Tensor, "b n d"], text_ids: Int[Tensor, "b t"], lm: LM | None = None
+    ) -> Float[Tensor, "b t v"]:
         """Teacher-forced logits of every text token behind the visual tokens."""
         lm = lm or self.lm
         return lm(text_ids, self.prefill(embeds, lm))
@@ -152,15 +176,23 @@ def random_vlm(seed: int = 0, *, num_layers: int = 3, hidden_size: int = 32, num
     """A small model with random weights for tests: right in every shape, wrong in every word."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        clip = MiniCLIP(width=clip_width, num_blocks=clip_blocks, num_heads=num_heads, mlp=2 * clip_width, text_width=16)
+        clip = MiniCLIP(
+            width=clip_width, num_blocks=clip_blocks, num_heads=num_heads, mlp=2 * clip_width, text_width=16
+        )
         for block in clip.blocks:
             block.qkv.weight.data *= 3                                                   # attention far from uniform
         grid, projector = Grid(), Projector(clip_width, hidden_size)
         places = Places(grid, hidden_size)
         for table in places.parameters():
             table.data.normal_(0, 0.5)
-        shape = SHAPE | dict(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, num_kv_heads=num_heads,
-                             head_dim=hidden_size // num_heads, intermediate_size=2 * hidden_size)
+        shape = SHAPE | dict(
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_kv_heads=num_heads,
+            head_dim=hidden_size // num_heads,
+            intermediate_size=2 * hidden_size,
+        )
         weights = {key: 1 + 0.1 * torch.randn(size) if key.endswith("norm") else
                    torch.randn(size) * size[-1] ** -0.5 * (4 if key.endswith("qkv") else 1)
                    for key, size in LMConfig(**shape).weight_shapes().items()}
@@ -173,7 +205,9 @@ def build(clip: MiniCLIP, state: dict[str, Tensor], shape: dict = SHAPE) -> Mini
     """A model from the flat state that is stored: "projector.*", "places.*", and the decoder's weights as "lm.*"."""
     projector, places = Projector(clip.shape["width"], shape["hidden_size"]), Places(Grid(), shape["hidden_size"])
     for prefix, part in (("projector.", projector), ("places.", places)):
-        part.load_state_dict({key.removeprefix(prefix): value.float() for key, value in state.items() if key.startswith(prefix)})
+        part.load_state_dict(
+            {key.removeprefix(prefix): value.float() for key, value in state.items() if key.startswith(prefix)}
+        )
         part.eval().requires_grad_(False)
     lm = make_lm({key.removeprefix("lm."): value for key, value in state.items() if key.startswith("lm.")}, shape)
     return MiniVLM(clip, projector, places, lm)
@@ -181,11 +215,13 @@ def build(clip: MiniCLIP, state: dict[str, Tensor], shape: dict = SHAPE) -> Mini
 
 @lru_cache(maxsize=1)
 def load_mini_vlm() -> MiniVLM:
-    """The trained model (fp32, shared by all callers). Raises WeightsError when weights are missing, damaged, or when the
-    encoder is not the one that the decoder was trained on."""
+    """The trained model (fp32, shared by all callers). Raises WeightsError when weights are missing, damaged, or when
+    the encoder is not the one that the decoder was trained on."""
     state, card = load_weights("mini_vlm")
     encoder = load_weights("mini_clip")[1]
     if card.get("mini_clip_sha256") != encoder["sha256"]:
-        raise WeightsError(f"mini_vlm was trained on another mini_clip ({str(card.get('mini_clip_sha256'))[:12]}..., found "
-                           f"{encoder['sha256'][:12]}...); run {card.get('recipe', 'its recipe')} again")
+        raise WeightsError(
+            f"mini_vlm was trained on another mini_clip ({str(card.get('mini_clip_sha256'))[:12]}..., found "
+            f"{encoder['sha256'][:12]}...); run {card.get('recipe', 'its recipe')} again"
+        )
     return build(load_mini_clip(), state, card["shape"])

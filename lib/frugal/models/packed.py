@@ -1,8 +1,9 @@
 """Training forward of the mini-VLM: many questions packed behind one visual prefix.
 
-The prefix is what costs, so a scene carries some twenty questions at once. Each question sees the image and itself, never
-another question, and its positions restart behind the prefix: exactly as if it were asked alone (a test compares the two).
-Weights are a flat dict in the layout of `frugal.core.lm.LM` under "lm.", with "projector.*" and "places.*" beside them.
+The prefix is what costs, so a scene carries some twenty questions at once. Each question sees the image and itself,
+never another question, and its positions restart behind the prefix: exactly as if it were asked alone (a test compares
+the two). Weights are a flat dict in the layout of `frugal.core.lm.LM` under "lm.", with "projector.*" and "places.*"
+beside them.
 Shapes: B scenes, N visual tokens, T packed text tokens, H heads, D head dim.
 """
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ IGNORED = -100                                   # target of a token that carrie
 
 @dataclass
 class Packed:
-    """Text of a batch, all (B, T): tokens, targets (IGNORED where there is no loss), segment (-1 for padding), offset within
-    the segment, and kind (index of the question's kind)."""
+    """Text of a batch, all (B, T): tokens, targets (IGNORED where there is no loss), segment (-1 for padding), offset
+    within the segment, and kind (index of the question's kind)."""
     tokens: Tensor
     targets: Tensor
     segment: Tensor
@@ -35,13 +36,21 @@ def pack(scenes: list[list[tuple[int, list[int], list[int]]]]) -> Packed:
         columns = [[], [], [], [], []]
         for number, (kind, prompt, answer) in enumerate(segments):
             inputs = (prompt + answer)[:-1]
-            parts = (inputs, [IGNORED] * (len(prompt) - 1) + answer, [number] * len(inputs), list(range(len(inputs))), [kind] * len(inputs))
+            parts = (
+                inputs,
+                [IGNORED] * (len(prompt) - 1) + answer,
+                [number] * len(inputs),
+                list(range(len(inputs))),
+                [kind] * len(inputs),
+            )
             for column, part in zip(columns, parts):
                 column += part
         rows.append(columns)
     longest = max(len(row[0]) for row in rows)
     fills = (0, IGNORED, -1, 0, -1)
-    return Packed(*(torch.tensor([row[i] + [fill] * (longest - len(row[i])) for row in rows]) for i, fill in enumerate(fills)))
+    return Packed(
+        *(torch.tensor([row[i] + [fill] * (longest - len(row[i])) for row in rows]) for i, fill in enumerate(fills))
+    )
 
 
 def text_mask(segment: Int[Tensor, "b t"], num_visual: int) -> Bool[Tensor, "b 1 t n_and_t"]:
@@ -52,7 +61,9 @@ def text_mask(segment: Int[Tensor, "b t"], num_visual: int) -> Bool[Tensor, "b 1
     return F.pad(own, (num_visual, 0), value=True)[:, None]
 
 
-def visual_embeds(weights: dict[str, Tensor], patches: Float[Tensor, "b p v c"], views: list[int]) -> Float[Tensor, "b n d"]:
+def visual_embeds(
+    weights: dict[str, Tensor], patches: Float[Tensor, "b p v c"], views: list[int]
+) -> Float[Tensor, "b n d"]:
     """Projected patch states of the given views, with their places."""
     x = F.linear(patches, weights["projector.linear.weight"], weights["projector.linear.bias"])
     inner = F.gelu(F.linear(patches, weights["projector.up.weight"], weights["projector.up.bias"]))
@@ -67,14 +78,18 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
-    """Attention with a mask, by hand: on a CPU, in bf16, 1.6 times as fast forward and backward as PyTorch's fused kernel."""
-    with torch.autocast("cpu", enabled=False):                                            # it would raise the softmax to fp32
+    """Attention with a mask, by hand: on a CPU, in bf16, 1.6 times as fast forward and backward as PyTorch's fused
+    kernel."""
+    with torch.autocast("cpu", enabled=False):  # it would raise the softmax to fp32
         hidden = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + hidden).softmax(-1) @ v
 
 
-def forward(weights: dict[str, Tensor], shape: dict, visual: Float[Tensor, "b n d"], text: Packed) -> Float[Tensor, "b t v"]:
-    """Logits of every text token, with gradients. The last layer runs on text alone; nothing reads its visual states."""
+def forward(
+    weights: dict[str, Tensor], shape: dict, visual: Float[Tensor, "b n d"], text: Packed
+) -> Float[Tensor, "b t v"]:
+    """Logits of every text token, with gradients. The last layer runs on text alone; nothing reads its visual
+    states."""
     dim, eps, num_visual = shape["head_dim"], shape["norm_eps"], visual.shape[1]
     cos, sin = rope_table(num_visual + int(text.offset.max()) + 1, dim, shape["rope_theta"])
     at = torch.cat([torch.arange(num_visual).expand(len(visual), -1), num_visual + text.offset], dim=1)
