@@ -1,9 +1,9 @@
 """The aligned start of mini-VLM: weights with which a patch already says what it shows and where it stands.
 
-A decoder from random weights stays blind for a long time (620 steps in a trial), because a word's attention is spread over 320
-visual tokens. So the first weights hold what a longer training would find first: orthogonal embeddings of the names, a
-projector that maps patches to them, places as the thirds of the canvas, and heads that look for equal content. All of it is
-trained on afterwards.
+A decoder from random weights stays blind for a long time (620 steps in a trial), because a word's attention is spread
+over 320 visual tokens. So the first weights hold what a longer training would find first: orthogonal embeddings of the
+names, a projector that maps patches to them, places as the thirds of the canvas, and heads that look for equal content.
+All of it is trained on afterwards.
 """
 import torch
 

@@ -7,9 +7,10 @@ the projector is the ridge regression from patch states to the embedding of what
 thirds of the canvas that the place words name, and in every layer two heads start by looking in the picture for the
 name at hand, one for the place at hand, one at the word before. (With the names and places alone aligned, place was
 right after 300 steps and existence still blind after 800.) Then three stages: the overview alone (64 tokens, large
-objects first), overview and tiles at a falling rate, and a last one that is mostly about counting. A scene carries about twenty questions behind one
-visual prefix. One step in sixteen has no image at all, so that "blind" is a prior over answers and not noise. Stops and
-resumes anywhere (work folder, by default in the user cache); the data of a step depend on seed and step alone.
+objects first), overview and tiles at a falling rate, and a last one that is mostly about counting. A scene carries
+about twenty questions behind one visual prefix. One step in sixteen has no image at all, so that "blind" is a prior
+over answers and not noise. Stops and resumes anywhere (work folder, by default in the user cache); the data of a step
+depend on seed and step alone.
 """
 import argparse
 import hashlib
