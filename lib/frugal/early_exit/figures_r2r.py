@@ -19,6 +19,7 @@ __all__ = ["FIGURES", "label_bar", "prose_curve", "recorded", "routing_front", "
 COSTS = {"activated": ("activated parameters a token (thousands)", 1e-3), "calls": ("share of tokens with a call of the large model", 1.0),
          "flops": ("FLOPs a token, reading included (millions)", 1e-6)}
 KIND_COLORS = {"identical": GREY, "neutral": BLUE, "divergent": VERMILION}
+BOUNDS = {name: f"{name} (bound)" for name in ("every different token", "label oracle")}     # they ask the large model to know when to ask
 COLUMNS = 15                                       # words of the longest sentence, and one more
 
 
@@ -35,23 +36,26 @@ def routing_front(rows: pd.DataFrame, cost: str = "activated") -> go.Figure:
     if cost not in COSTS:
         raise ValueError(f"cost={cost!r}; there are {', '.join(COSTS)}")
     words, scale = COSTS[cost]
-    points = [{"name": r.method, "x": getattr(r, cost) * scale, "y": 100 * r.right, "y_low": 100 * r.right_low,
+    points = [{"name": BOUNDS.get(r.method, r.method), "x": getattr(r, cost) * scale, "y": 100 * r.right, "y_low": 100 * r.right_low,
                "y_high": 100 * r.right_high, "label": f"{r.method}, {r.calls:.1%} calls"} for r in rows.itertuples()]
-    fig = pareto_front(points, title="Who should write which token", x=words, y="right final answers (%)", names=METHODS)
+    fig = pareto_front(points, title="Who should write which token", x=words, y="right final answers (%)",
+                       names=[BOUNDS.get(name, name) for name in METHODS])
     return fig.update_yaxes(range=[-3, 103])
 
 
 def label_bar(rows: pd.DataFrame) -> go.Figure:
     """Shares of identical, neutral and divergent tokens: of all tokens, of digits, of words of style, of the rest."""
-    fig = blank("What the small model would change", "share of the tokens (%)", "", barmode="stack", height=300)
+    fig = blank("What the small model would change", "share of the tokens (%)", "kind of token", barmode="stack", height=300)
     groups = [group for group in ("other", "style word", "digit", "all") if group in set(rows["group"])]
     totals = rows.groupby("group")["count"].sum()
     for i, kind in enumerate(KINDS):
         own = rows[rows["kind"] == kind].set_index("group")["count"].reindex(groups).fillna(0)
         share = [100 * own[group] / totals[group] for group in groups]
-        fig.add_bar(y=groups, x=share, orientation="h", name=kind, text=[f"{value:.1f} %" if value >= 0.05 else "" for value in share],
-                    marker={"color": KIND_COLORS[kind], "pattern": {"shape": ["", "/", "x"][i]}}, textposition="inside",
-                    insidetextanchor="middle")
+        fig.add_bar(y=groups, x=share, orientation="h", name=kind, text=[f"{value:.1f} %" if value >= 4 else "" for value in share],
+                    textposition="inside", insidetextanchor="middle", textangle=0, hovertemplate=f"{kind}: %{{x:.2f}} %<extra>%{{y}}</extra>",
+                    marker={"color": KIND_COLORS[kind], "line": {"width": 0}, "pattern": {
+                        "shape": ["", "/", "x"][i], "size": 8, "solidity": 0.12, "bgcolor": KIND_COLORS[kind], "fgcolor": "#ffffff",
+                        "fgopacity": 0.5}})
     return fig.update_xaxes(range=[0, 100])
 
 
@@ -77,7 +81,7 @@ def two_hands(rows: pd.DataFrame, problem: int = 0, threshold: float = 0.5) -> g
     bars_x, bars_y = [], []
     for at, level, score in zip(own["column"], y, own["score"]):
         bars_x += [at, at, None]
-        bars_y += [level + 0.2, level + 0.2 + 0.5 * score, None]
+        bars_y += [level + 0.2, level + 0.2 + 0.36 * score, None]
     fig.add_scatter(x=bars_x, y=bars_y, mode="lines", line={"color": ORANGE, "width": 6}, name="router's probability", hoverinfo="skip")
     for writer, color, marker in (("small", GREY, "circle"), ("large", BLUE, "square")):
         part = own["writer"] == writer
@@ -101,16 +105,16 @@ def _branches(fig: go.Figure, replaced: pd.DataFrame, right: int) -> None:
             part = part[~part["line"].isin(replaced.loc[replaced["own_answer"] != right, "line"])]
         part = part.drop_duplicates("line")
         ends = ["no answer" if a < 0 else f"{a:03d}" for a in part["own_answer"]]
-        fig.add_scatter(x=part["column"], y=-part["line"] - 0.2, mode="markers", name=name, hoverinfo="skip",
+        fig.add_scatter(x=part["column"], y=-part["line"] - 0.15, mode="markers", name=name, hoverinfo="skip",
                         marker={"color": color, "symbol": "triangle-down" if wrong else "triangle-up", "size": 9})
         for column, line, sentence, end in zip(part["column"], part["line"], part["own_sentence"], ends):
-            fig.add_annotation(x=column, y=-line - 0.34, showarrow=False, xanchor="left" if column < COLUMNS / 2 else "right",
+            fig.add_annotation(x=column, y=-line - 0.29, showarrow=False, xanchor="left" if column < COLUMNS / 2 else "right",
                                text=f"{escape(sentence)} ... answer {end}", font={"color": color, "size": 11})
 
 
 def speed_bar(rows: pd.DataFrame) -> go.Figure:
     """Processor time of one written token at batch 1, one thread; bars span the rounds."""
-    fig = blank("Time of a written token, one text at a time", "processor time (ms a token)", "", height=320, showlegend=False)
+    fig = blank("Time of a written token, one text at a time", "processor time (ms a token)", "method", height=320, showlegend=False)
     rows = rows.sort_values("cpu_ms", ascending=False)
     fig.add_bar(y=rows["method"], x=rows["cpu_ms"], orientation="h", name="processor time", marker={"color": BLUE},
                 error_x={"type": "data", "array": rows["cpu_ms_high"] - rows["cpu_ms"], "arrayminus": rows["cpu_ms"] - rows["cpu_ms_low"]})
