@@ -161,7 +161,7 @@ def batch_wait(rows: pd.DataFrame, model: str = "smollm2-135m") -> go.Figure:
         part = own[own.batch == batch].sort_values("threshold")
         fig.add_scatter(x=part.threshold, y=part.layers, name=f"run, batch of {batch}", mode="lines+markers", line=look.line, marker=look.points)
     part = own[own.batch == 8].sort_values("threshold")
-    fig.add_scatter(x=part.threshold, y=part.exit_layer, name="needed by the token itself", mode="lines", line={"color": GREY, "width": 2})
+    fig.add_scatter(x=part.threshold, y=part.exit_layer, name="needed by each token of the eight", mode="lines", line={"color": GREY, "width": 2})
     at = own[own.threshold == 0.6].set_index("batch")
     return fig.update_layout(meta={"summary": f"At threshold 0.6 a token needs {at.exit_layer[8]:.1f} layers, runs {at.layers[1]:.1f} alone and "
                                               f"{at.layers[8]:.1f} in a batch of eight."})

@@ -10,7 +10,7 @@ import torch
 from frugal.core.depth import Stack
 from frugal.early_exit.lenses import LogitLens, load_ridge_lens
 from frugal.early_exit.workloads import SMOLLM2, model
-from frugal.explore.theme import SEQUENTIAL, blank, color_bar, escape
+from frugal.explore.theme import SEQUENTIAL, VERMILION, blank, color_bar, escape
 
 SENTENCE = "The capital of France is Paris, and the capital of Italy is Rome. The sun rises in the"
 ROWS = (1, 5, 10, 15, 18, 20, 21, 22, 24, 26, 27, 28, 30)        # layers run
@@ -58,7 +58,7 @@ def lens_picture(result: dict[str, Any]) -> go.Figure:
         hovertemplate="after %{x}, %{y} layers: %{text}<br>p = %{z:.2f}, %{customdata}<extra></extra>",
         colorbar=color_bar("probability of the word"))
     fig.add_scatter(x=columns, y=[str(e) for e in final], mode="markers", name="settled from here on",
-                    marker={"symbol": "line-ew", "size": 22, "line": {"width": 3, "color": "#D55E00"}}, hoverinfo="skip")
+                    marker={"symbol": "square-open", "size": 24, "line": {"width": 3}, "color": VERMILION}, hoverinfo="skip")
     fig.update_xaxes(type="category", tickangle=-60, showgrid=False)
     fig.update_yaxes(type="category", categoryorder="array", categoryarray=[str(e) for e in rows], showgrid=False)
     settled = sum(final) / len(final)
