@@ -24,14 +24,13 @@ LABELS = {
     "all big, perturbed": "control: all big, perturbed",
     "all big, perturbed (uniform)": "control: all big, perturbed",
     "random": "random, each token apart",
-    "best of 100 random": "best of 100 random",
 }
 ORDER = [
     "oracle",
     "control",
     "router",
     "random",
-    "best of 100 random",
+    "best random",
     "best fixed pattern",
     "first layers",
     "last layers",
@@ -70,11 +69,11 @@ def budget_curve(rows: pd.DataFrame, oracle: str = "exact") -> go.Figure:
         mode="lines",
         line={"width": 0},
         fillcolor="rgba(128,128,128,0.25)",
-        name="100 random routings",
+        name="all random routings drawn",
         meta="decoration",
         hoverinfo="skip",
     )
-    look = styles(ORDER, ("random", "best of 100 random"))
+    look = styles(ORDER, ("random", "best random"))
     names = dict(zip(("oracle", "control"), SHOWN[oracle])) | {name: name for name in ORDER[2:]}
     for role, method in names.items():
         own = rows[rows["method"] == method].sort_values("budget_layers")
