@@ -31,7 +31,7 @@ def quality(name: str) -> dict[str, pd.DataFrame]:
 
 
 def speed(name: str) -> dict[str, pd.DataFrame]:
-    rounds, tokens = (9, 129) if name == MINI_LM else (3, 33)
+    rounds, tokens = (7, 65) if name == MINI_LM else (3, 33)
     found = [skip_measure.speed_rows(model(name), name, batch, rounds, tokens, say) for batch in BATCHES[name]]
     steps = pd.concat([places for _, places in found], ignore_index=True)
     keep = [key in SHOWN for key in zip(steps.method, steps.setting)]

@@ -27,8 +27,8 @@ def _speed(speedup: float):
     def check() -> Evidence:
         rows = load_recorded("early_exit", "skip_speed")
         own = rows[(rows.model == MINI_LM) & (rows.method == "skipdecode") & (rows.setting == speedup)].set_index("batch")
-        return Evidence(measured=float(own.speedup[1]), projected=_bound(speedup),
-                        note=f"batch 1; batch 8: {own.speedup[8]:.2f}; {own.layers[1]:.1f} of 12 layers")
+        return Evidence(measured=float(own.cpu_ratio[1]), projected=_bound(speedup),
+                        note=f"CPU time, batch 1; batch 8: {own.cpu_ratio[8]:.2f}; {own.layers[1]:.1f} of 12 layers")
     return check
 
 
@@ -49,21 +49,26 @@ def _better_than_leaving() -> Evidence:
                     note="early termination minus SkipDecode, mean depth 6 of 12; the model is trained for both")
 
 
+def _better_than_flat() -> Evidence:
+    """Loss that one depth for all positions adds, minus what the falling depth adds, at target 2."""
+    return Evidence(measured=_lost(2.0, method="skipdecode, flat") - _lost(2.0), note="one depth minus falling depth, 6 of 12 layers each")
+
+
 def _batch_keeps() -> Evidence:
     """Layers run a token in a batch of eight over those of a batch of one, at target 2."""
     rows = load_recorded("early_exit", "skip_speed")
     runs = rows[rows.model == MINI_LM].set_index(["method", "setting", "batch"]).layers
-    ours, calm = (runs[name, knob, 8] / runs[name, knob, 1] for name, knob in (("skipdecode", 2.0), ("confidence_exit", 0.5)))
-    return Evidence(measured=float(ours), note=f"confident exit at 0.5: {calm:.2f} times the layers in a batch of eight")
+    ours, calm = (runs[name, knob, 8] / runs[name, knob, 1] for name, knob in (("skipdecode", 2.0), ("confidence_exit", 0.1)))
+    return Evidence(measured=float(ours), note=f"confident exit at 0.1: {calm:.2f} times the layers in a batch of eight")
 
 
 CLAIMS = [
     Claim("skipdecode_2x", SKIPDECODE, "A target of 2 makes generation twice as fast.", 2.0, "x", ABSTRACT, "measured", _speed(2.0),
-          "reproduced", tolerance=0.2, side="at least"),
+          "direction holds", side="at least"),
     Claim("skipdecode_2x_loss", SKIPDECODE, "At 2x the regression is negligible.", 0.0, "nats", ABSTRACT, "measured", _regression(2.0),
           "not reproduced", tolerance=0.05, side="at most"),
     Claim("skipdecode_5x", SKIPDECODE, "A target of 5 makes generation five times as fast.", 5.0, "x", ABSTRACT, "measured", _speed(5.0),
-          "direction holds", tolerance=0.2, side="at least"),
+          "direction holds", side="at least"),
     Claim("skipdecode_5x_loss", SKIPDECODE, "At 5x the regression is negligible.", 0.0, "nats", ABSTRACT, "measured", _regression(5.0),
           "not reproduced", tolerance=0.05, side="at most"),
     Claim("skipdecode_batching", SKIPDECODE, "All sequences of a batch run the same layers: nobody waits for the deepest one.", 1.0, "x",
@@ -72,6 +77,9 @@ CLAIMS = [
           0.0, "nats", ABSTRACT + " (the paper fine-tunes)", "measured", _regression(2.0, SMOLLM2), "not reproduced", tolerance=0.05,
           side="at most"),
     Claim("skipdecode_over_termination", SKIPDECODE, "Skipping the middle loses less than leaving early on the same schedule (2x).", 0.05,
-          "nats", "arXiv 2307.02628, section 4 (direction; the size is ours to find)", "measured", _better_than_leaving, "not reproduced",
+          "nats", "arXiv 2307.02628, section 4 (direction; the size is ours to find)", "measured", _better_than_leaving, "reproduced",
+          neutral=0.0, side="at least"),
+    Claim("skipdecode_falling", SKIPDECODE, "A depth that falls along the text loses less than one depth for all positions (2x).", 0.01,
+          "nats", "arXiv 2307.02628, section 3 (direction; the size is ours to find)", "measured", _better_than_flat, "not reproduced",
           neutral=0.0, side="at least"),
 ]

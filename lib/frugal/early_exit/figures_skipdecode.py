@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from frugal.core.recording import load_recorded
 from frugal.early_exit.workloads import MINI_LM, SMOLLM2
-from frugal.explore import explore
+from frugal.explore import choice, explore
 from frugal.explore.theme import GREY, blank, styles
 
 MODEL_NAMES = {MINI_LM: "mini-LM (12 layers)", SMOLLM2: "SmolLM2 (30 layers)"}
@@ -42,21 +42,21 @@ def skip_quality(rows: pd.DataFrame, model: str = MINI_LM, score: str = "lost_na
     return fig.update_layout(meta={"summary": f"{SCORES[score]}, SkipDecode on {MODEL_NAMES[model]} by target speed-up: {said}."})
 
 
-def skip_batches(rows: pd.DataFrame, model: str = MINI_LM, batch: int = 8, clock: str = "wall") -> go.Figure:
+def skip_batches(rows: pd.DataFrame, model: str = MINI_LM, batch: int = 8, clock: str = "CPU") -> go.Figure:
     """Measured speed-up over the layers that a token needs: SkipDecode keeps its gain in a batch, confident exit waits."""
     own = rows[(rows.model == model) & (rows.batch == batch)]
     full = own[own.method == "full"].iloc[0]
-    column = {"wall": "speedup", "CPU": "cpu_ratio"}[clock]
+    column = {"CPU": "cpu_ratio", "wall": "speedup", "least wall": "quiet"}[clock]
     fig = blank(f"Measured speed-up, batch of {batch}: {MODEL_NAMES[model]}", "layers that a token needs (mean)",
                 f"speed-up over the whole model ({clock} time)")
     for name in ("skipdecode", "confidence_exit"):
         part = own[own.method == name].sort_values("exit_layer")
         if not len(part):
             continue
-        bars = {"error_y": {"type": "data", "symmetric": False, "array": part.speedup_high - part.speedup,
-                            "arrayminus": part.speedup - part.speedup_low, "thickness": 1}} if clock == "wall" else {}
+        bars = {"error_y": {"type": "data", "symmetric": False, "array": part.cpu_high - part.cpu_ratio,
+                            "arrayminus": part.cpu_ratio - part.cpu_low, "thickness": 1}} if clock == "CPU" else {}
         words = [f"{'target' if name == 'skipdecode' else 'threshold'} {s:g}, {t:.0f} tokens/s, {r:.1f} layers run"
-                 for s, t, r in zip(part.setting, part.tok_per_s, part.layers)]
+                 for s, t, r in zip(part.setting, part.tok_per_cpu_s, part.layers)]
         fig.add_scatter(x=part.exit_layer, y=part[column], name=NAMES[name], mode="lines+markers", line=LOOKS[name].line,
                         marker=LOOKS[name].points, text=words, hovertemplate="%{text}<br>%{y:.2f} times<extra>" + NAMES[name] + "</extra>", **bars)
     ideal = [d / 4 for d in range(8, 4 * round(full.layers) + 1)]
@@ -75,29 +75,29 @@ def skip_batches(rows: pd.DataFrame, model: str = MINI_LM, batch: int = 8, clock
 
 
 def skip_rates(rows: pd.DataFrame, model: str = MINI_LM) -> go.Figure:
-    """Tokens a second of the whole batch, by batch size."""
+    """Tokens a CPU second of the whole batch, by batch size."""
     own = rows[rows.model == model]
     shown = [("full", 1.0, "whole model"), ("skipdecode", 1.5, "SkipDecode, target 1.5"), ("skipdecode", 2.0, "SkipDecode, target 2"),
-             ("skipdecode", 4.0, "SkipDecode, target 4"), ("confidence_exit", 0.9, "confident exit, 0.9"), ("confidence_exit", 0.5, "confident exit, 0.5")]
-    fig = blank(f"Tokens a second: {MODEL_NAMES[model]}", "sequences in the batch", "tokens/s, all sequences together", barmode="group")
+             ("skipdecode", 4.0, "SkipDecode, target 4"), ("confidence_exit", 0.4, "confident exit, 0.4"), ("confidence_exit", 0.1, "confident exit, 0.1")]
+    fig = blank(f"Tokens a CPU second: {MODEL_NAMES[model]}", "sequences in the batch", "tokens a CPU second, all sequences together", barmode="group")
     looks = styles([label for *_, label in shown], baselines=("whole model",))
     for method, setting, label in shown:
         part = own[(own.method == method) & (own.setting == setting)].sort_values("batch")
         if len(part):
-            fig.add_bar(x=[str(b) for b in part.batch], y=part.tok_per_s, name=label, marker={"color": looks[label].color},
-                        hovertemplate="batch %{x}: %{y:.0f} tokens/s<extra>" + label + "</extra>")
+            fig.add_bar(x=[str(b) for b in part.batch], y=part.tok_per_cpu_s, name=label, marker={"color": looks[label].color},
+                        hovertemplate="batch %{x}: %{y:.0f} tokens a CPU second<extra>" + label + "</extra>")
     fig.update_xaxes(type="category")
     at = own[(own.method == "skipdecode") & (own.setting == 2)].set_index("batch")
-    said = "; ".join(f"batch {b}: {at.tok_per_s[b]:.0f} tokens/s, {at.speedup[b]:.2f} times the whole model" for b in at.index)
+    said = "; ".join(f"batch {b}: {at.tok_per_cpu_s[b]:.0f} tokens a CPU second, {at.cpu_ratio[b]:.2f} times the whole model" for b in at.index)
     return fig.update_layout(meta={"summary": f"SkipDecode at target 2: {said}."})
 
 
 def skip_steps(rows: pd.DataFrame, model: str = MINI_LM, batch: int = 1) -> go.Figure:
-    """Time of each step: it falls as the depth falls; the whole model's grows a little with the text."""
+    """CPU time of each step: it falls as the depth falls; the whole model's grows a little with the text."""
     own = rows[(rows.model == model) & (rows.batch == batch)]
     names = {("full", 1.0): "whole model", ("skipdecode", 2.0): "SkipDecode, target 2", ("skipdecode", 4.0): "SkipDecode, target 4"}
     looks = styles(list(names.values()), baselines=("whole model",))
-    fig = blank(f"Each token is cheaper than the one before: {MODEL_NAMES[model]}", "generated token", "time of the step (ms)")
+    fig = blank(f"Each token is cheaper than the one before: {MODEL_NAMES[model]}", "generated token", "CPU time of the step (ms)")
     ends = []
     for (method, setting), label in names.items():
         part = own[(own.method == method) & (own.setting == setting)].sort_values("position")
@@ -106,12 +106,24 @@ def skip_steps(rows: pd.DataFrame, model: str = MINI_LM, batch: int = 1) -> go.F
                         hovertemplate="token %{x}: %{y:.2f} ms, %{text} layers<extra>" + label + "</extra>")
         ends.append(f"{label} {smooth.iloc[2]:.2f} to {smooth.iloc[-3]:.2f} ms")
     fig.update_yaxes(rangemode="tozero")
-    return fig.update_layout(meta={"summary": f"Time of a step from the first to the last token (batch {batch}): {'; '.join(ends)}."})
+    return fig.update_layout(meta={"summary": f"CPU time of a step from the first to the last token (batch {batch}): {'; '.join(ends)}."})
+
+
+_BATCH = {"label": "Batch", "unit": "sequences"}
+
+
+def _explorer(figure, name: str, **choices):
+    """An explorer over the recorded rows, with a control for the models that are in them."""
+    rows = recorded(name)
+    found = [model for model in MODEL_NAMES if model in set(rows.model)]
+    return explore(figure, rows, model=choice(found, "Model", texts=[MODEL_NAMES[model] for model in found]), **choices)
 
 
 FIGURES = {
-    "skip_quality": lambda: explore(skip_quality, recorded("skip_quality"), model=list(MODEL_NAMES), score=list(SCORES), x=["target", "layers run"]),
-    "skip_batches": lambda: explore(skip_batches, recorded("skip_speed"), batch=[1, 4, 8], clock=["wall", "CPU"]),
-    "skip_rates": lambda: explore(skip_rates, recorded("skip_speed"), model=list(MODEL_NAMES)),
-    "skip_steps": lambda: explore(skip_steps, recorded("skip_steps"), model=list(MODEL_NAMES), batch=[1, 8]),
+    "skip_quality": lambda: _explorer(skip_quality, "skip_quality", score=choice(list(SCORES), "Quality", texts=list(SCORES.values())),
+                                      x=choice(["target", "layers run"], "Against")),
+    "skip_batches": lambda: explore(skip_batches, recorded("skip_speed"), batch=choice([1, 4, 8], default=8, **_BATCH),
+                                    clock=choice(["CPU", "wall", "least wall"], "Clock")),
+    "skip_rates": lambda: _explorer(skip_rates, "skip_speed"),
+    "skip_steps": lambda: _explorer(skip_steps, "skip_steps", batch=choice([1, 8], **_BATCH)),
 }
