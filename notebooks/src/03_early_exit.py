@@ -255,32 +255,44 @@ print("figure digests", duo_curve.digest, duo_strip.digest, duo_picks.digest, du
 #
 # After this section you will know which tokens a large model is needed for.
 #
-# A language of arithmetic chains, in which it can be decided whether two sentences mean the same. The small model's tokens are
-# *identical* to the large one's, *neutral* (other words, same meaning) or *divergent*.
-
-# %%
-r2r_labels = figures.FIGURES["r2r_labels"]()
-r2r_labels
-
-# %% [markdown]
-# One chain, each token coloured by the model that wrote it; below it the path that the small model would have taken alone.
+# A language of arithmetic chains, in which it can be decided whether two sentences mean the same. The small model gets half of the
+# problems right, the large one nearly all. One problem by two hands: grey tokens are the small model's, blue ones the large one's.
+# Under a replaced token stands the sentence that the small model would have written.
+#
+# **Guess first:** what share of the tokens must the large model write to be right as often as alone?
 
 # %%
 r2r_hands = figures.FIGURES["r2r_hands"]()
 r2r_hands
 
 # %% [markdown]
-# The router sees only the small model's state. Entropy flags the style words, which are many and harmless; the router learns which
-# doubts matter.
+# Move the threshold up, and the small model writes alone and is wrong; move it down, and there are more calls for the same answer.
+#
+# Most of the small model's tokens are *identical* to the large one's. Most of the others are *neutral*: other words, same meaning.
+# Asking at every difference would waste six calls of seven.
+
+# %%
+r2r_labels = figures.FIGURES["r2r_labels"]()
+r2r_labels
 
 # %%
 r2r_front = figures.FIGURES["r2r_front"]()
 r2r_front
 
+# %% [markdown]
+# The router sees only the small model's state. Entropy asks at words of style, which are many and harmless. Switch the cost to FLOPs and
+# the gain shrinks, because the large model later reads every token it skipped: what R2R saves is passes over the weights.
+
 # %%
-print("figure digests", r2r_labels.digest, r2r_hands.digest, r2r_front.digest)
+r2r_speed = figures.FIGURES["r2r_speed"]()
+r2r_speed
+
+# %%
+print("figure digests", r2r_hands.digest, r2r_labels.digest, r2r_front.digest, r2r_speed.digest)
 
 # %% [markdown]
+# With models this small a call costs the same whatever its size, so routing loses time here.
+#
 # The paper's own number checks itself: 1.5 billion parameters at every token and 32 billion at a share $f$ of them make 5.6 billion.
 
 # %%
