@@ -34,7 +34,7 @@ def speed(name: str) -> dict[str, pd.DataFrame]:
     rounds, tokens = (7, 65) if name == MINI_LM else (3, 33)
     found = [skip_measure.speed_rows(model(name), name, batch, rounds, tokens, say) for batch in BATCHES[name]]
     steps = pd.concat([places for _, places in found], ignore_index=True)
-    keep = [key in SHOWN for key in zip(steps.method, steps.setting)]
+    keep = pd.Series([key in SHOWN for key in zip(steps.method, steps.setting)])
     return {"skip_speed": pd.concat([rows for rows, _ in found], ignore_index=True),
             "skip_steps": steps[keep & steps.batch.isin((1, 8))].reset_index(drop=True)}
 
