@@ -239,6 +239,9 @@ def test_forced_length_holds_the_end_back(vlm, seen):
     assert len(said[0]) == 6 and len(said[1]) >= 3 and WORDS.eos_id not in said[0]
     assert torch.isinf(shown[0][:, WORDS.eos_id]).tolist() == [True, True, False]
     assert torch.equal(vlm.lm.weights["embed"], bias)
+    for method in (Paint(cut=1.0), Pai(), Paint()):                               # cut 1: the likeliest word alone survives
+        said = decode(method.begin(vlm, seen, PROMPT), PROMPT, 6, WORDS.eos_id, hold_end=[6, 6, 6])
+        assert [len(row) for row in said] == [6, 6, 6]
     with pytest.raises(ValueError, match="hold_end asks for 7"):
         decode(Greedy().begin(vlm, seen, PROMPT), PROMPT, 6, WORDS.eos_id, hold_end=[7, 0, 0])
 

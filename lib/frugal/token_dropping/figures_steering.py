@@ -60,9 +60,10 @@ def strength_curve(rows: pd.DataFrame, method: str, knob: str, title: str) -> go
 
 
 def _limits(rows: pd.DataFrame, columns: tuple[str, ...]) -> list[float]:
-    """Axis ends that hold all rows, so that a slider's movement means something."""
-    low, high = (100 * float(getattr(rows[list(columns)].to_numpy(), end)()) for end in ("min", "max"))
-    pad = 0.08 * max(high - low, 4)
+    """Axis ends that hold the intervals of all rows, so that a slider's movement means something."""
+    low = 100 * float(rows[[f"{column}_low" for column in columns]].to_numpy().min())
+    high = 100 * float(rows[[f"{column}_high" for column in columns]].to_numpy().max())
+    pad = 0.05 * max(high - low, 4)
     return [max(0.0, low - pad), high + pad]
 
 

@@ -52,7 +52,7 @@ def rank_curves(rows: pd.DataFrame, by: str = "step") -> go.Figure:
                             error_y={"type": "data", "symmetric": False, "thickness": 1, "array": part.high - part["rank"],
                                      "arrayminus": part["rank"] - part.low},
                             hovertext=[f"{n} scenes" for n in part.scenes])
-    fig.update_yaxes(type="log", autorange="reversed")
+    fig.update_yaxes(type="log", autorange="reversed", tickvals=[1, 2, 5, 10, 20, 50, 100], showgrid=True)
     ends = "; ".join(f"{name} from {part['rank'].iloc[0]:.1f} to {part['rank'].iloc[-1]:.1f}" for name in SETS
                      if len(part := own[(own.set == name) & (own.scenes >= 20)].sort_values("at")))
     return fig.update_layout(meta={"summary": f"Mean rank by {words} (sets of at least 20 scenes): {ends}."})

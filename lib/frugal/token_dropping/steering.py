@@ -42,13 +42,17 @@ class Decoding:
     early: Callable[[Tensor, list[Tensor]], Tensor] | None = None
     contrast: "NoImageContrast | None" = None
 
-    def step(self, tokens: Int[Tensor, "b t"], hidden: bool = False) -> tuple[Float[Tensor, "b v"], list[Tensor]]:
-        """Logits of the next token after these, and on request the last row's states by layer."""
+    def step(self, tokens: Int[Tensor, "b t"], hidden: bool = False, held: Tensor | None = None, end_id: int = 0
+             ) -> tuple[Float[Tensor, "b v"], list[Tensor]]:
+        """Logits of the next token after these, and on request the last row's states by layer. held (B,): scenes that may
+        not end yet; their end token goes before the contrast, whose cut would otherwise leave them no word at all."""
         out = self.lm.run(tokens, self.cache, hidden=hidden or self.early is not None, last_only=True)
         states = [state[:, -1] for state in out.hidden]
         logits = out.logits[:, -1]
         if self.early is not None:
             logits = self.early(logits, states)
+        if held is not None:
+            logits[:, end_id] = logits[:, end_id].masked_fill(held, -torch.inf)
         if self.contrast is not None:
             logits = self.contrast.step(tokens, logits)
         return logits, states
@@ -130,11 +134,10 @@ def decode(decoding: Decoding, prompt: Int[Tensor, "b t"], max_new_tokens: int, 
     if hold_end is not None and max(hold_end) > max_new_tokens:
         raise ValueError(f"hold_end asks for {max(hold_end)} tokens, max_new_tokens allows {max_new_tokens}: raise it")
     tokens, batch = prompt, len(prompt)
-    least = torch.tensor(hold_end if hold_end is not None else [0] * batch)
+    least = torch.tensor(hold_end if hold_end is not None else [])
     running, chosen = torch.ones(batch, dtype=torch.bool), []
     for index in range(max_new_tokens):
-        logits, states = decoding.step(tokens, hidden)
-        logits[:, end_id] = logits[:, end_id].masked_fill(least > index, -torch.inf)
+        logits, states = decoding.step(tokens, hidden, least > index if hold_end is not None else None, end_id)
         picked = logits.argmax(-1)
         if on_step is not None:
             on_step(StepView(index, states, logits, picked, running.clone()))
