@@ -65,7 +65,7 @@ def _against_middle_model() -> Evidence:
 def projected_speedup(share: float, device: str = DEVICE) -> float:
     """Large model alone over R2R at the paper's sizes in 16 bits, one text: each call reads all weights and, at once, the tokens
     skipped since the last one. An upper bound: no launches, no router, no cache traffic."""
-    def step(billions: float, tokens: float) -> float:
+    def step(billions: float, tokens: int | float) -> float:
         return time(Cost(flops=2e9 * billions * tokens, bytes=2e9 * billions), device).lower_s
     return step(LARGE_B, 1) / (step(SMALL_B, 1) + share * step(LARGE_B, 1 / share))
 

@@ -98,7 +98,7 @@ def two_hands(rows: pd.DataFrame, problem: int = 0, threshold: float = 0.5) -> g
 
 
 def _branches(fig: go.Figure, replaced: pd.DataFrame, right: int) -> None:
-    """Under the first replaced token of each sentence that matters most: the small model's own words, in vermilion if they go wrong."""
+    """One replaced token a sentence, the first whose own path ends wrong if there is one: the small model's own sentence and answer."""
     for wrong, color, name in ((True, VERMILION, "small model's own path, wrong"), (False, GREY, "small model's own path, right")):
         part = replaced[(replaced["own_answer"] != right) == wrong]
         if not wrong:
@@ -143,8 +143,8 @@ def _labels() -> Explorer:
 
 def _hands() -> Explorer:
     rows = recorded("r2r_chains")
-    return explore(two_hands, rows, problem=choice(sorted(rows["problem"].unique()), "Problem"),
-                   threshold=choice(sorted(rows["threshold"].unique()), "Router threshold"))
+    return explore(two_hands, rows, problem=choice(sorted(rows["problem"].unique().tolist()), "Problem"),
+                   threshold=choice(sorted(rows["threshold"].unique().tolist()), "Router threshold"))
 
 
 def _speed() -> Explorer:
