@@ -163,8 +163,8 @@ def batch_wait(rows: pd.DataFrame, model: str = "smollm2-135m") -> go.Figure:
     part = own[own.batch == 8].sort_values("threshold")
     fig.add_scatter(x=part.threshold, y=part.exit_layer, name="needed by each token of the eight", mode="lines", line={"color": GREY, "width": 2})
     at = own[own.threshold == 0.6].set_index("batch")
-    return fig.update_layout(meta={"summary": f"At threshold 0.6 a token needs {at.exit_layer[8]:.1f} layers, runs {at.layers[1]:.1f} alone and "
-                                              f"{at.layers[8]:.1f} in a batch of eight."})
+    return fig.update_layout(meta={"summary": f"At threshold 0.6 the tokens of eight texts need {at.exit_layer[8]:.1f} layers on average; their "
+                                              f"batch runs {at.layers[8]:.1f}. One of the texts alone runs {at.layers[1]:.1f}."})
 
 
 def drafting(rows: pd.DataFrame, model: str = "smollm2-135m", against: str = "bytes_ratio") -> go.Figure:
