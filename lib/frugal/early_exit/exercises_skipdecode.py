@@ -10,7 +10,8 @@ def _layers(num_layers: int, speedup: float, n_min: int, num_steps: int, index: 
 
 
 def _check_layers(layers) -> None:
-    for num_layers, speedup, n_min, num_steps in [(12, 2, 2, 9), (12, 4, 2, 5), (24, 3, 4, 17), (12, 1, 2, 5), (12, 1.5, 4, 9), (30, 1.25, 2, 15)]:
+    for num_layers, speedup, n_min, num_steps in [(12, 2.0, 2, 9), (12, 4.0, 2, 5), (24, 3.0, 4, 17), (12, 1.0, 2, 5), (12, 1.5, 4, 9),
+                                                   (30, 1.25, 2, 15)]:
         found = [list(layers(num_layers, speedup, n_min, num_steps, j)) for j in range(num_steps)]
         for j in range(1, num_steps):
             if len(found[j]) > len(found[j - 1]):
