@@ -78,7 +78,7 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     record(rows, OUT / "lens_layers.json")
     record(jumps, OUT / "bridge_jumps.json")
-    card = {"recipe": "recipes/fit_lenses.py", "seed": SEED, "data_sha256": data, "penalty": PENALTY, "model": lm.name,
+    card = {"recipe": "recipes/fit_lenses.py", "seed": SEED, "data_hash": data, "penalty": PENALTY, "model": lm.name,
             "data": f"{sum(map(len, windows))} tokens: CPython documentation pages and the model's own chat answers"}
     save_maps("smollm2_lenses", {e: lens.maps[e] for e in EXITS}, card | {"metrics": {
         "agreement": {str(r.exit): round(r.agreement, 4) for r in kept.itertuples()}}})
