@@ -8,7 +8,6 @@ Source: Efron, "Bootstrap methods: another look at the jackknife" (1979); percen
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from functools import lru_cache
 
 import numpy as np
 
