@@ -30,13 +30,13 @@ PANELS = {
 } # panel -> left edge and width
 
 
-def keep_picture(data: dict[str, Any], scene: int = 0, budget: float = 0.2, alpha: float = 0.5) -> go.Figure:
-    """What HiRED keeps of a recorded scene, and why.
+def keep_picture(data: dict[str, Any], scene: str = "1", budget: float = 0.2, alpha: float = 0.5) -> go.Figure:
+    """What HiRED keeps of a recorded scene (its number, from 1, as text), and why.
 
     data: {"scenes": [{"image", "overview": PNG as text, "names", "first", "last": (5, 64) CLS attention, "captions":
     {"budget alpha": names}, "full": names}], "grid": [...]}, as recipes/record_token_dropping.py writes it.
     """
-    own, grid = data["scenes"][scene], Grid(*data["grid"])
+    own, grid = data["scenes"][int(scene) - 1], Grid(*data["grid"])
     first, last = (torch.tensor(own[name]) for name in ("first", "last"))
     count = int(budget * grid.num_tokens + 1e-9)
     budgets = allocate_budget(first[0], grid, count, alpha, HiRED().score)
@@ -106,23 +106,16 @@ def arrange(fig: go.Figure, panels: dict[str, tuple], height: int) -> None:
 
     panels: title -> (left edge, width) as shares of the figure; "tokens a view" is an ordinary chart.
     """
-    notes = []
     for i, (title, (left, width)) in enumerate(panels.items(), 1):
         end = "" if i == 1 else str(i)
         across = {"domain": [left, left + width], "anchor": f"y{end}", "showgrid": False}
         down = {"anchor": f"x{end}", "showgrid": False, "domain": [0.45, 1]}
         if title != "tokens a view":
-            across |= {"visible": False, "constrain": "domain"}
-            down |= {
-                "visible": False, "autorange": "reversed", "scaleanchor": f"x{end}", "constrain": "domain",
-                "constraintoward": "top", "domain": [0, 1]
-            }
+            across |= {"showticklabels": False, "constrain": "domain", "side": "top", "title": {"text": escape(title)}}
+            down |= {"visible": False, "autorange": "reversed", "scaleanchor": f"x{end}", "constrain": "domain",
+                     "constraintoward": "top", "domain": [0, 1]}
         fig.update_layout(**{f"xaxis{end}": across, f"yaxis{end}": down})
-        notes.append({
-            "text": escape(title), "x": left + width / 2, "y": 1.01, "xref": "paper", "yref": "paper",
-            "showarrow": False, "xanchor": "center", "yanchor": "bottom", "font": {"size": 12}
-        })
-    fig.update_layout(annotations=notes, height=height, showlegend=False, margin={"l": 8, "r": 8, "t": 74, "b": 40})
+    fig.update_layout(height=height, showlegend=False, margin={"l": 8, "r": 8, "t": 74, "b": 40})
 
 
 def _caption(fig: go.Figure, said: Sequence[str], names: Sequence[str]) -> None:

@@ -242,8 +242,11 @@ def paint_sets() -> Explorer:
     return explore(token_sets, rows, scene=_scenes(rows))
 
 
+SHOWN = 2                                        # scenes in a control: each costs the notebook 100 kB
+
+
 def _scenes(rows: pd.DataFrame):
-    seeds = list(dict.fromkeys(rows.scene.tolist()))
+    seeds = list(dict.fromkeys(rows.scene.tolist()))[:SHOWN]
     return choice(seeds, "Scene", texts=[str(i + 1) for i in range(len(seeds))], default=seeds[0])
 
 
