@@ -60,7 +60,10 @@ def win_board() -> Explorer:
 
 def cost_panel() -> Explorer:
     rows = scene_rows()
-    return explore(hired.cost_panel, scores(), encoder=["decoder alone", "with the encoder"], sweep=declared(rows))
+    table = scores()
+    ran = table[table.error == ""]
+    ran.attrs = dict(table.attrs)
+    return explore(hired.cost_panel, ran, encoder=["decoder alone", "with the encoder"], sweep=declared(rows))
 
 
 def variants() -> Explorer:

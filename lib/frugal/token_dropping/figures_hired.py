@@ -72,7 +72,7 @@ def win_board(rows: pd.DataFrame, against: str = "spatial_pool") -> go.Figure:
     fig = blank(f"HiRED against {against}: {said} of {len(table)} cells", "visual tokens kept", "score", height=430)
     fig.add_heatmap(z=grid, x=[f"{b:.0%}" for b in budgets], y=[SCORES[s] for s in scores], text=words,
                     texttemplate="%{text}", colorscale=WINS, zmin=-40, zmax=40, xgap=2, ygap=2, hoverongaps=False,
-                    name="difference", meta="gaps", textfont={"color": "#222222"},
+                    name="difference", meta="gaps",
                     hovertemplate="%{y}, %{x}: %{z:.1f} points<extra></extra>",
                     colorbar=color_bar("HiRED less the other (points)"))
     fig.update_xaxes(type="category", showgrid=False)

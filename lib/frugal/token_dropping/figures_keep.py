@@ -111,7 +111,8 @@ def arrange(fig: go.Figure, panels: dict[str, tuple], height: int) -> None:
         across = {"domain": [left, left + width], "anchor": f"y{end}", "showgrid": False}
         down = {"anchor": f"x{end}", "showgrid": False, "domain": [0.45, 1]}
         if title != "tokens a view":
-            across |= {"showticklabels": False, "constrain": "domain", "side": "top", "title": {"text": escape(title)}}
+            across |= {"showticklabels": False, "ticks": "", "zeroline": False, "constrain": "domain", "side": "top",
+                       "title": {"text": escape(title)}}
             down |= {"visible": False, "autorange": "reversed", "scaleanchor": f"x{end}", "constrain": "domain",
                      "constraintoward": "top", "domain": [0, 1]}
         fig.update_layout(**{f"xaxis{end}": across, f"yaxis{end}": down})

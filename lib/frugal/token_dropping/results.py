@@ -57,8 +57,8 @@ def averaged(rows: pd.DataFrame) -> pd.DataFrame:
             for score in SCORES:
                 row = {"score": score, "method": method, "budget": budget, "error": ""}
                 if len(ran) and not by_scene(ran, score)[1].any():
-                    row["error"] = "not asked: this method keeps no token as it was"
-                elif len(ran):
+                    continue                              # no token is kept as it was, so none can be looked for
+                if len(ran):
                     found = share(ran, score)
                     row |= {
                         "value": found.value, "low": found.low, "high": found.high,
