@@ -105,8 +105,8 @@ class Tokenizer:
         """Text of `ids`; bytes that are no full character come out as U+FFFD."""
         return self._fast.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
-    @property
-    def vocab_size(self) -> int:
+    @cached_property
+    def vocab_size(self) -> int:                 # counting takes the library 8 ms, and `token_str` asks each time
         return self._fast.get_vocab_size()
 
     def token_str(self, id: int) -> str:
