@@ -99,7 +99,8 @@ print(f"{run.mean_layers:.1f} layers a token and {run.work.head_calls / len(run.
 # After this section you will have seen where in the stack a word appears.
 #
 # Type a sentence of at most 40 tokens. Each cell is what that depth would say after the token below it; the red
-# frame is the depth from which the word no longer changes. A run takes less than a second.
+# frame is the depth from which the word no longer changes. Depths from 21 on are read through a ridge lens (below), the others
+# through the model's own head. A run takes about a second.
 
 # %%
 lens_table = live(live_lens.lens_table, live_lens.lens_picture, recorded=live_lens.recorded_table(),

@@ -102,8 +102,8 @@ def skip_steps(rows: pd.DataFrame, model: str = MINI_LM, batch: int = 1) -> go.F
     for (method, setting), label in names.items():
         part = own[(own.method == method) & (own.setting == setting)].sort_values("position")
         smooth = part.step_ms.rolling(5, center=True, min_periods=1).median()
-        fig.add_scatter(x=part.position, y=smooth, name=label, mode="lines", line=looks[label].line, text=part.layers.astype(int),
-                        hovertemplate="token %{x}: %{y:.2f} ms, %{text} layers<extra>" + label + "</extra>")
+        fig.add_scatter(x=part.position, y=smooth, name=label, mode="lines", line=looks[label].line, text=[f"{d} layers" for d in part.layers.astype(int)],
+                        hovertemplate="token %{x}: %{y:.2f} ms, %{text}<extra>" + label + "</extra>")
         ends.append(f"{label} {smooth.iloc[2]:.2f} to {smooth.iloc[-3]:.2f} ms")
     fig.update_yaxes(rangemode="tozero")
     return fig.update_layout(meta={"summary": f"CPU time of a step from the first to the last token (batch {batch}): {'; '.join(ends)}."})
