@@ -34,11 +34,15 @@ def curve():
     return figures_duo_llm.recorded("duo_curve")
 
 
-def test_the_committed_weights_pass_the_gate(duo, tokens):
-    big, small = (float(duo_measure.route_losses(duo, tokens, follow([which] * 6))[0].mean()) for which in (BIG, SMALL))
-    card = load_card("duo_lm")["metrics"]
-    assert small - big >= GATE_NATS and card["gap"] >= GATE_NATS
-    assert big == pytest.approx(card["all_big"], abs=0.4) and load_card("duo_lm")["num_bytes"] < 8e6
+def test_the_committed_weights_pass_the_gate(duo):
+    """On the whole held-out slice: single windows differ by far more than the gate."""
+    parts, card = duo_measure.held_out(None).split(16), load_card("duo_lm")["metrics"]
+    big, small = (
+        np.mean([float(duo_measure.route_losses(duo, part, follow([which] * 6))[0].mean()) for part in parts])
+        for which in (BIG, SMALL)
+    )
+    assert small - big >= GATE_NATS and small - big == pytest.approx(card["gap"], abs=5e-3)
+    assert big == pytest.approx(card["all_big"], abs=5e-3) and load_card("duo_lm")["num_bytes"] < 8e6
 
 
 def test_untrained_weights_would_fail_the_gate(tokens):
@@ -120,9 +124,9 @@ def test_a_third_choice_never_hurts_the_oracle():
 
 def test_measured_time_falls_with_the_budget():
     rows = figures_duo_llm.recorded("duo_speed")
-    for phase in ("prefill", "decode"):
+    for phase, most in (("prefill", 0.6), ("decode", 0.9)):
         own = rows[rows["phase"] == phase].sort_values("budget_layers")
-        assert own["flops"].is_monotonic_increasing and own["cpu_ms"].iloc[0] < 0.8 * own["cpu_ms"].iloc[-1]
+        assert own["flops"].is_monotonic_increasing and own["cpu_ms"].iloc[0] < most * own["cpu_ms"].iloc[-1]
 
 
 def test_speed_rows_measure_and_count():

@@ -34,7 +34,7 @@ def _one_big_layer() -> Evidence:
     return Evidence(
         round(whole - one, 3),
         note=f"all big {whole:.3f}, one big layer {one:.3f} nats a token, by an oracle that sees the answer. "
-        f"Control: the best of 6 dropout masks ({rows['dropout'].iloc[0]}) of all big, chosen the same way, {control:.3f}; "
+        f"Control: the best of 6 dropout masks ({rows['dropout'].iloc[0]}) of all big, picked alike, {control:.3f}; "
         f"one fixed big layer {fixed:.3f}. Gain on three single texts: {', '.join(f'{one:.2f}' for one in each)}",
     )
 

@@ -63,7 +63,7 @@ def route_losses(duo: DuoLM, tokens: Int[Tensor, "b t_plus_1"], route: Route) ->
 
 
 def _row(method: str, budget: int, big_layers: float, losses: Float[Tensor, "b t"], base: Float[Tensor, "b t"], **more):
-    """low and high bound the difference from `base` (all big) on the same windows: texts differ far more than methods."""
+    """low and high bound the difference from `base` (all big) on the same windows: texts differ more than methods."""
     gains = (base - losses).mean(-1).numpy()
     found = interval({"gain": gains, "one": np.ones(len(gains))}, lambda s: s["gain"] / s["one"], draws=1000)
     whole = float(base.mean())
