@@ -99,7 +99,8 @@ def test_what_could_not_be_run_says_why(recorded):
 def test_scenes_are_paired(recorded):
     ran = recorded[recorded.error == ""]
     for score in results.SCORES:
-        assert (ran.groupby("seed")[f"{score}_asked"].nunique() == 1).all()
+        asked = ran[ran[f"{score}_asked"].str.strip("0") != ""]            # who keeps no token whole is not asked for one
+        assert (asked.groupby("seed")[f"{score}_asked"].nunique() == 1).all() and asked.method.nunique() >= 6
 
 
 @pytest.mark.parametrize("method, budget", [(HiRED, 0.2), (SpatialPool, 0.1), (FastV, 0.4)], ids=lambda x: getattr(x, "name", None))
@@ -111,8 +112,8 @@ def test_recorded_cells_come_out_again(recorded, method, budget):
         own, theirs = ([int(c) for c in text[:20]] for text in (found[f"{score}_right"], cell[f"{score}_right"]))
         assert found[f"{score}_asked"] == cell[f"{score}_asked"][:20] and sum(abs(a - b)
                                                                               for a, b in zip(own, theirs)) <= 2
-    assert found["cache_bytes"] == cell.cache_bytes and found["spent_flops"] == pytest.approx(
-        cell.spent_flops, rel=1e-5)
+    for column in ("cache_bytes", "spent_flops"):
+        assert found[column] == pytest.approx(cell[column], rel=1e-5)
 
 
 # -- figures ------------------------------------------------------------------------------------------------------
@@ -134,8 +135,8 @@ def test_the_keep_picture_shows_what_hired_keeps():
             bars, = [t for t in fig.data if t.type == "bar"]
             fades = [t for t in fig.data if t.name == "dropped"]
             kept = sum(1 - cell for trace in fades for row in trace.z for cell in row)
-            assert sum(bars.x) == kept == int(budget * 320 + 1e-9)
-            assert sum(1 - cell for row in fades[1].z for cell in row) == bars.x[0]           # the overview's own
+            assert sum(bars.y) == kept == int(budget * 320 + 1e-9)
+            assert sum(1 - cell for row in fades[1].z for cell in row) == bars.y[0]           # the overview's own
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------
