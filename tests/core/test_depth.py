@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugal.core.depth import EMPTY, EXECUTED, FILLED, Affine, Stack, checked_exit, checked_layers, unit_rms
+from frugal.core.depth import EXECUTED, FILLED, Affine, Stack, checked_exit, checked_layers, unit_rms
 from frugal.core.depth_decode import FullDepth, PlannedDepth, blocks, decode
 from frugal.core.kvcache import MissingKeys
 from frugal.core.lm import random_lm
