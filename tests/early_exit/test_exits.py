@@ -29,7 +29,7 @@ NEVER = [FixedExit(LAYERS), UnifiedSkipping(LAYERS), ConfidenceExit(1.0), Confid
          ConfidenceExit(1.0, measure="saturation"), FixedExit(LAYERS, random_lens())]
 
 
-@pytest.mark.parametrize("policy", NEVER, ids=repr)
+@pytest.mark.parametrize("policy", NEVER, ids=["fixed", "unified", "confident", "confident-recompute", "saturation", "fixed-ridge"])
 def test_leaving_at_the_last_layer_is_the_whole_model(policy):
     prompts = [tokens(1, n, n)[0].tolist() for n in (3, 7)]
     whole, ours = decode(LM, prompts, Full(), 10, keep_logits=True), decode(LM, prompts, policy, 10, keep_logits=True)
