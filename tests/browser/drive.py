@@ -196,7 +196,7 @@ def drive_live(page, explorer) -> None:
     page.wait_for_function("(form) => form.dataset.running === 'true' || /Done/.test(form.textContent)",
                            arg=explorer.locator("form").element_handle(), timeout=5000)  # fmt: skip
     if cancel.is_enabled():
-        cancel.click()
+        cancel.evaluate("(button) => button.click()")  # in the page: a short run may end, and disable it, before the mouse is there
         wait_for_status(page, explorer, "Cancelled|Done", 1)
     assert run.is_enabled() and not status.evaluate("(s) => s.classList.contains('frugal-bad')")
 
