@@ -96,6 +96,7 @@ def test_few_different_texts_are_stored_once_each():
     grid = [["held", "gone <b>", "held"]] * 7
     packed = encode(grid)
     assert packed["words"] == ["held", "gone <b>"] and packed["dtype"] == "u1" and decode(packed).tolist() == grid
+    assert encode([[1, "held", 0.5, True]] * 12) is None          # numbers beside texts stay numbers
     assert encode([str(i) for i in range(300)]) is None
     many = [str(i % 300) for i in range(1200)]
     assert encode(many)["dtype"] == "u2" and decode(encode(many)).tolist() == many

@@ -145,7 +145,9 @@ def encode(value: Any) -> dict[str, Any] | None:
         return None
     if array.dtype == bool or array.ndim not in (1, 2) or array.size <= SHORT:
         return None
-    if array.dtype.kind in "UO" and all(isinstance(item, str) for item in array.reshape(-1)):
+    if array.dtype.kind == "U":  # numpy turns numbers beside texts into texts; they must stay numbers
+        array = np.asarray(value, dtype=object)
+    if array.dtype == object and all(isinstance(item, str) for item in array.reshape(-1)):
         return _encode_words(array)
     if array.dtype == object:
         kinds = {type(item) for item in array.reshape(-1)}
