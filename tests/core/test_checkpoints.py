@@ -5,7 +5,6 @@ import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import gguf
 import numpy as np
@@ -174,16 +173,12 @@ def test_killed_while_converting_the_next_call_recovers(write_gguf, parts):
 
 
 @pytest.mark.model
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc: Linux only")
 def test_smollm2_loads_fast_and_small_once_converted(smollm2):
-    """The peak is VmHWM: what getrusage calls the peak starts at that of the process that made this one.
-
-    Under 5 s; a notebook kernel may take 1.8 GiB, and 1.4 leaves no room for the weights twice. A process of its own."""
-    script = ("import json, re, time, torch; from frugal.core.checkpoints import load_lm\n"
+    """Under 5 s; a notebook kernel may take 1.8 GiB, and 1.4 leaves no room for the weights twice. A process of its own."""
+    script = ("import json, time, torch; from frugal.core.checkpoints import load_lm; from frugal.core.measure import peak_rss_bytes\n"
               "start = time.process_time(); lm = load_lm(); spent = time.process_time() - start\n"
               "lm(torch.ones(1, 64, dtype=torch.int64))\n"
-              "peak = re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]\n"
-              "print(json.dumps([spent, int(peak) * 1024]))")
+              "print(json.dumps([spent, peak_rss_bytes()]))")
     start = time.perf_counter()
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     spent_s, peak_bytes = json.loads(out)

@@ -1,5 +1,7 @@
 import mmap
 import platform
+import subprocess
+import sys
 import time
 
 import pytest
@@ -73,6 +75,14 @@ def test_memory_is_read_from_the_process():
         assert 80 * measure.MIB < measure.rss_bytes() - before < 128 * measure.MIB
         assert measure.peak_rss_bytes() >= before + 80 * measure.MIB
     assert measure.rss_bytes() < before + 60 * measure.MIB
+
+
+def test_a_child_does_not_inherit_its_parents_peak():
+    block = bytearray(900 * measure.MIB)
+    block[::4096] = b"1" * len(block[::4096])
+    script = "from frugal.core.measure import peak_rss_bytes; print(peak_rss_bytes())"
+    peak = int(subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True).stdout)
+    assert peak < 700 * measure.MIB <= measure.peak_rss_bytes() - 200 * measure.MIB and block[4096]
 
 
 def test_bandwidth_is_below_anything_a_machine_has_and_scales_sanely():

@@ -7,9 +7,11 @@ import contextlib
 import functools
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -84,6 +86,8 @@ def peak_rss_bytes() -> int:
     info = psutil.Process().memory_info()
     if hasattr(info, "peak_wset"):                       # Windows
         return info.peak_wset
+    if (status := Path("/proc/self/status")).exists():   # Linux: getrusage would hand down the peak of the parent process
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
     import resource                                      # not on Windows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
