@@ -223,6 +223,19 @@ def test_killed_in_the_middle_the_next_call_recovers(index):
     assert time.monotonic() - start < 60                    # the dead process's lock did not hold us up
 
 
+def test_a_folder_that_vanishes_while_it_is_counted_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "kept").write_bytes(b"12345")
+    (tmp_path / "gone").mkdir()
+    scandir = os.scandir
+
+    def vanishing(path):
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(path)
+        return scandir(path)
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert fetching._bytes_under(tmp_path) == 5
+
+
 def test_interrupted_in_the_middle_nothing_is_left(index, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt

