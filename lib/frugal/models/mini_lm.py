@@ -14,7 +14,7 @@ from torch import Tensor
 from frugal.core.lm import LM, LMConfig
 from frugal.data.code_text import END_OF_TEXT, VOCAB_SIZE, code_tokenizer
 from frugal.models import load_weights
-from frugal.models.mini_tim import initial_weights, rope_table
+from frugal.models.mini_tim import initial_weights, rope_table, rotate
 
 CONTEXT = 256                                   # positions the model was trained on
 SHAPE = dict(vocab_size=VOCAB_SIZE, hidden_size=192, num_layers=12, num_heads=6, num_kv_heads=2, head_dim=32,
@@ -27,11 +27,6 @@ def fresh_weights(seed: int = 0, shape: dict = SHAPE) -> dict[str, Tensor]:
     if shape["tie_embeddings"]:
         del weights["head"]
     return weights
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def _norm(x: Tensor, weight: Tensor, shape: dict) -> Tensor:
@@ -61,7 +56,7 @@ def _block(weights: dict, i: int, x: Tensor, cos: Tensor, sin: Tensor, shape: di
     heads, kv_heads, dim = shape["num_heads"], shape["num_kv_heads"], shape["head_dim"]
     qkv = F.linear(_norm(x, weights[f"layers.{i}.attn_norm"], shape), weights[f"layers.{i}.qkv"])
     q, k, v = qkv.unflatten(-1, (-1, dim)).transpose(1, 2).split([heads, kv_heads, kv_heads], dim=1)
-    q, k = _rotate(q, cos, sin).to(v.dtype), _rotate(k, cos, sin).to(v.dtype)
+    q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
     mixed = _attend(q, k, v)
     x = x + F.linear(mixed.transpose(1, 2).flatten(2), weights[f"layers.{i}.o"])
     gate, up = F.linear(_norm(x, weights[f"layers.{i}.mlp_norm"], shape), weights[f"layers.{i}.gate_up"]).chunk(2, dim=-1)

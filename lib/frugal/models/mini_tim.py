@@ -46,7 +46,8 @@ def rope_table(num_positions: int, head_dim: int, theta: float) -> tuple[Tensor,
     return angles.cos(), angles.sin()
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x turned by the angles of `rope_table`, which broadcast against it."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
@@ -68,7 +69,7 @@ def training_forward(weights: dict[str, Tensor], tokens: Tensor, shape: dict = S
     for i in range(shape["num_layers"]):
         qkv = F.linear(norm(x, f"layers.{i}.attn_norm"), weights[f"layers.{i}.qkv"])
         q, k, v = qkv.unflatten(-1, (-1, dim)).transpose(1, 2).split([heads, kv_heads, kv_heads], dim=1)
-        mixed = attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v.to(q.dtype), is_causal=True, enable_gqa=heads != kv_heads)
+        mixed = attend(rotate(q, cos, sin), rotate(k, cos, sin), v.to(q.dtype), is_causal=True, enable_gqa=heads != kv_heads)
         x = x + F.linear(mixed.transpose(1, 2).flatten(2), weights[f"layers.{i}.o"])
         gate, up = F.linear(norm(x, f"layers.{i}.mlp_norm"), weights[f"layers.{i}.gate_up"]).chunk(2, dim=-1)
         x = x + F.linear(F.silu(gate) * up, weights[f"layers.{i}.down"])

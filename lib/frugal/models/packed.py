@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from frugal.models.mini_tim import rope_table
+from frugal.models.mini_tim import rope_table, rotate
 
 IGNORED = -100                                   # target of a token that carries no loss
 
@@ -72,11 +72,6 @@ def visual_embeds(
     return (x + place).flatten(1, 2)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
-
-
 def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
     """Attention with a mask, by hand: on a CPU, in bf16, 1.6 times as fast forward and backward as PyTorch's fused
     kernel."""
@@ -104,7 +99,7 @@ def forward(
     for i in range(shape["num_layers"]):
         qkv = F.linear(norm(x, f"layers.{i}.attn_norm"), weights[f"lm.layers.{i}.qkv"])
         q, k, v = qkv.unflatten(-1, (3, -1, dim)).permute(2, 0, 3, 1, 4)                  # (B, H, N + T, D) each
-        q, k = _rotate(q, cos, sin).to(v.dtype), _rotate(k, cos, sin).to(v.dtype)
+        q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
         mixed = _attend(q[:, :, num_visual:], k, v, seen)
         if i + 1 == shape["num_layers"]:
             x = x[:, num_visual:]
