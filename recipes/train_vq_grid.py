@@ -8,8 +8,10 @@ One thread; stops and resumes anywhere. Loss: L1 + 2 MSE + 0.1 eLPIPS (after a q
 import torch
 import torch.nn.functional as F
 
+from frugal.core.image_metrics import perceptual_distance
 from frugal.data.emoji import PIXELS_SHA256
 from frugal.data.emoji_images import augment, load_images
+from frugal.models.emoji_net import load_emoji_net
 from frugal.models.quantizers import codebook_usage
 from frugal.models.vq_grid import build_vq_grid, start_from_pca
 from training import Plan, fit, halved, options, publish
@@ -24,18 +26,19 @@ def picture_loss(made: torch.Tensor, images: torch.Tensor, perceptual: bool):
     l1, mse = F.l1_loss(made, images), F.mse_loss(made, images)
     value, parts = l1 + 2 * mse, {"l1": l1, "psnr": -10 * mse.log10()}
     if perceptual:
-        from frugal.models.emoji_scores import elpips
-
-        parts["elpips"] = elpips(made, images).mean()
+        net = load_emoji_net()
+        with torch.no_grad():
+            real = net.stages(images)
+        parts["elpips"] = perceptual_distance(net.stages(made), real).mean()
         value = value + 0.1 * parts["elpips"]
     return value, parts
 
 
-def batch(step: int, generator: torch.Generator, size: int = BATCH) -> torch.Tensor:
+def batch(step: int, generator: torch.Generator, size: int = BATCH, shift: int = 2) -> torch.Tensor:
     """Augmented training pictures."""
     images = load_images()
     places = images.train()[torch.randint(len(images.train()), (size,), generator=generator)]
-    return augment(images.pixels[places], generator)
+    return augment(images.pixels[places], generator, shift=shift)
 
 
 @torch.no_grad()
