@@ -108,7 +108,7 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def _report(model: nn.Module, plan: Plan, state: dict, value: Tensor, numbers: dict, check) -> None:
-    line = {"step": state["step"], "of": plan.steps, "cpu_s": round(state["cpu_s"]), "loss": round(float(value), 4),
+    line = {"step": state["step"], "of": plan.steps, "cpu_s": round(state["cpu_s"]), "loss": round(float(value.detach()), 4),
             **{name: round(float(number), 4) for name, number in numbers.items()}}
     if check is not None and (state["step"] % (10 * plan.every) == 0 or state["step"] == plan.steps):
         model.eval()
