@@ -61,15 +61,17 @@ def kernel_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
     Unlike eFID it does not grow as sets shrink. Raises ValueError as `frechet_distance` does.
     """
     a, b = _sets(a, b, least=2)
+    return float(_within(a) + _within(b) - 2 * _kernel(a, b).mean())
 
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / x.shape[1] + 1) ** 3
 
-    def within(x: Tensor) -> Tensor:
-        grams = kernel(x, x)
-        return (grams.sum() - grams.trace()) / (len(x) * (len(x) - 1))
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
 
-    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+
+def _within(x: Tensor) -> Tensor:
+    """Mean kernel of the pairs of two different rows."""
+    grams = _kernel(x, x)
+    return (grams.sum() - grams.trace()) / (len(x) * (len(x) - 1))
 
 
 def precision_recall(real: Float[Tensor, "n f"], made: Float[Tensor, "m f"], k: int = 3) -> tuple[float, float]:
