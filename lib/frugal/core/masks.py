@@ -68,24 +68,3 @@ def set_attention_mask(num_instr: int, num_items: int, num_tokens: int, num_resp
     same = unit[:, None] == unit if inside else torch.zeros(len(unit), len(unit), dtype=torch.bool)
     same[-num_tokens:] = False
     return (unit[:, None] > unit) | same | torch.eye(len(unit), dtype=torch.bool)
-
-
-def set_attention_mask(num_instr: int, num_items: int, num_tokens: int, num_resp: int, inside: bool = False) -> Bool[Tensor, "t t"]:
-    """Instruction | items of `num_tokens` tokens each | response | `num_tokens` queries: every token sees what stands
-    before it, but tokens of one item do not see each other, and queries do not see each other. So the order of the tokens
-    within an item says nothing, and each query answers as if it were alone. inside: tokens of one item see each other, both
-    ways (a variant to compare with).
-
-    Source: arXiv 2502.10833 (SETRec), section 3.2, the version for decoders.
-
-    >>> set_attention_mask(0, 1, 2, 0).int().tolist()
-    [[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
-
-    Raises ValueError for negative counts, or no token an item.
-    """
-    _whole("num_instr", num_instr, 0), _whole("num_items", num_items, 0), _whole("num_resp", num_resp, 0)
-    sizes = [1] * num_instr + [_whole("num_tokens", num_tokens, 1)] * num_items + [1] * num_resp + [num_tokens]
-    unit = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    same = unit[:, None] == unit if inside else torch.zeros(len(unit), len(unit), dtype=torch.bool)
-    same[-num_tokens:] = False
-    return (unit[:, None] > unit) | same | torch.eye(len(unit), dtype=torch.bool)
