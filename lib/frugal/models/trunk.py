@@ -74,9 +74,10 @@ class Block(nn.Module):
         """(6, B, T or 1, w): scale, shift and gate of attention, then of the MLP."""
         if self.modulate is None:
             return None
-        made = self.modulate(F.silu(cond)).unflatten(-1, (self.num_kinds, 6, -1))           # (B, kinds, 6, w)
-        made = made if kinds is None else made[:, kinds]
-        return made.permute(2, 0, 1, 3)
+        made = self.modulate(F.silu(cond)).unflatten(-1, (self.num_kinds, 6, -1)).permute(2, 0, 1, 3)
+        if kinds is None:
+            return made
+        return F.one_hot(kinds, self.num_kinds).to(made.dtype) @ made          # as made[:, :, kinds], whose backward is slow
 
 
 def _scaled(x: Tensor, scales: Tensor | None, first: int) -> Tensor:
