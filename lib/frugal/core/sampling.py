@@ -33,7 +33,7 @@ def filtered(
         least = logits.topk(top_k, -1).values[..., -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
     if top_p < 1:
-        ordered, place = logits.sort(-1, descending=True, stable=True)
+        ordered, place = logits.sort(dim=-1, descending=True, stable=True)
         probs = ordered.softmax(-1)
         before = probs.cumsum(-1) - probs  # mass ahead of a token: the one that crosses top_p stays
         gone = torch.zeros_like(before, dtype=torch.bool).scatter(-1, place, before >= top_p)
