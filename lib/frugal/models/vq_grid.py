@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from frugal.core.papers import Paper
 from frugal.data.emoji_images import PX, load_images
 from frugal.models import load_weights
 from frugal.models.quantizers import FSQ, Quantized, ResidualVQ, VectorQuantizer
@@ -82,7 +83,8 @@ class VQGrid(nn.Module):
     dimension 8. fine, width: channels at 16x16 and below. blocks: residual blocks at 16x16 and at each coarser size.
     """
 
-    paper, label = "vqgan", "VQ grid"
+    paper = Paper.other(title="Neural Discrete Representation Learning", arxiv="1711.00937", where="section 3")
+    label = "VQ grid"
 
     def __init__(self, grid: int = 8, quantizer: nn.Module | None = None, fine: int = 48, width: int = 96,
                  blocks: tuple[int, int] = (1, 2), linear_shortcut: bool = False):

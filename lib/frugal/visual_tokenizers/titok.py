@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from frugal.core.papers import paper
 from frugal.data.emoji_images import PX, PixelBasis, pca_basis
 from frugal.models import load_weights
 from frugal.models.quantizers import FSQ, Quantized
@@ -65,7 +66,7 @@ class TiTok(nn.Module):
     8 x 6 x 5 codes. basis: principal components for the linear shortcut, at least K * d of them; None for no shortcut.
     """
 
-    paper, label = "titok", "TiTok"
+    paper, label = paper("titok", "section 3.2"), "TiTok"
 
     def __init__(self, num_tokens: int = 16, width: int = 96, num_blocks: int = 2, num_heads: int = 4,
                  quantizer: nn.Module | None = None, basis: PixelBasis | None = None, out_dim: int = 3 * PATCH ** 2):
