@@ -52,7 +52,7 @@ def start_linear(model: FlexTok, pixels: Tensor) -> None:
     components = components[:wanted].float()
     scale = GAIN / ((small - average) @ components.T).std(0)
     centre = (model.quantizer.offset / model.quantizer.reach).atanh().repeat(model.num_tokens)
-    model.encoder.shortcut.weight.data = components * scale[:, None]
+    model.encoder.shortcut.weight.data = (components * scale[:, None]).contiguous()
     model.encoder.shortcut.bias.data = -components @ average * scale - centre               # codes are used evenly
     with torch.no_grad():
         latents = model.quantizer(model.encoder.shortcut(small).unflatten(1, (-1, model.quantizer.dim))).latents
