@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def check_filters(temperature: float, top_k: int = 0, top_p: float = 1.0) -> None:
+def check_filters(temperature: float | int, top_k: int = 0, top_p: float | int = 1.0) -> None:
     """Raises ValueError for filters that leave nothing to draw, or mean nothing."""
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be 0 (the likeliest token) or above, got {temperature}")
@@ -22,7 +22,7 @@ def check_filters(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Non
 
 
 def filtered(
-    logits: Float[Tensor, "*n v"], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+    logits: Float[Tensor, "*n v"], temperature: float | int = 1.0, top_k: int = 0, top_p: float | int = 1.0
 ) -> Float[Tensor, "*n v"]:
     """Logits after temperature (above 0), -inf for what is filtered out. The likeliest token always stays."""
     check_filters(temperature, top_k, top_p)
@@ -44,9 +44,9 @@ def filtered(
 def draw(
     logits: Float[Tensor, "*n v"],
     generator: torch.Generator | None = None,
-    temperature: float = 1.0,
+    temperature: float | int = 1.0,
     top_k: int = 0,
-    top_p: float = 1.0,
+    top_p: float | int = 1.0,
 ) -> Int[Tensor, "*n"]:
     """One token for each row of logits; temperature 0 takes the likeliest."""
     check_filters(temperature, top_k, top_p)
@@ -57,7 +57,7 @@ def draw(
 
 
 def guided(
-    conditional: Float[Tensor, "*n v"], unconditional: Float[Tensor, "*n v"], scale: float
+    conditional: Float[Tensor, "*n v"], unconditional: Float[Tensor, "*n v"], scale: float | int
 ) -> Float[Tensor, "*n v"]:
     """l_u + scale * (l_c - l_u): 0 ignores the condition, 1 is the plain condition, above 1 exaggerates it."""
     return unconditional + scale * (conditional - unconditional)

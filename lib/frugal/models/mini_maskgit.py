@@ -21,7 +21,7 @@ from frugal.models.quantizers import check_codes
 from frugal.models.trunk import Trunk
 
 
-def arccos_share(at: float) -> float:
+def arccos_share(at: float | int) -> float:
     """Share of codes still masked when a share `at` of the steps is done; from 1 down to 0, slowly at first."""
     return math.acos(at) / (math.pi / 2)
 
@@ -47,7 +47,7 @@ def training_mask(batch: int, length: int, generator: torch.Generator | None = N
     return ranks < counts[:, None]
 
 
-def gumbel(shape: torch.Size, generator: torch.Generator | None, device: torch.device | None = None) -> Tensor:
+def gumbel(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | None = None) -> Tensor:
     """Standard Gumbel noise: argmax of logits plus this is a draw from their softmax."""
     uniform = torch.rand(shape, generator=generator, device=device).clamp(1e-20, 1 - 1e-7)
     return -(-uniform.log()).log()
@@ -129,8 +129,8 @@ class MiniMaskGIT(nn.Module):
         classes: Int[Tensor, "b"],
         generator: torch.Generator | None = None,
         num_steps: int = 8,
-        temperature: float = 1.0,
-        guidance: float = 0.0,
+        temperature: float | int = 1.0,
+        guidance: float | int = 0.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Int[Tensor, "b n"]:
         """(B, length) codes in `num_steps` forward passes over all places.
