@@ -13,6 +13,7 @@ Training reads several prefixes of a session in one pass, which computes the sam
 Shapes: B histories, T items, N = 1 + n_sem tokens an item, M items of the catalogue, w width.
 """
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from frugal.core.masks import set_attention_mask
 from frugal.core.papers import Paper, paper
+from frugal.models import load_weights
 from frugal.models.trunk import Trunk
 
 MAX_ITEMS = 12                           # of a history that are read: the newest
@@ -67,7 +69,7 @@ class SetIdentifier(nn.Module):
         return torch.cat([first, code.unflatten(-1, (self.shape.n_sem, -1))], 1), loss
 
 
-def ground_items(answers: Float[Tensor, "b n w"], tokens: Float[Tensor, "m n w"], beta: float) -> Float[Tensor, "b m"]:
+def ground_items(answers: Float[Tensor, "b n w"], tokens: Float[Tensor, "m k w"], beta: float) -> Float[Tensor, "b m"]:
     """score(v) = (1 - beta) <h_cf, t_cf(v)> + beta * sum over the semantic queries of <h_q, t_q(v)>.
 
     Raises ValueError when beta is outside [0, 1], or answers and items have different numbers of tokens.
@@ -194,3 +196,13 @@ def newest(history: Int[Tensor, "b t"], num_items: int) -> Int[Tensor, "b u"]:
         raise ValueError("the history is empty: give at least one item that was picked before")
     check_items(history, num_items)
     return history[:, -MAX_ITEMS:]
+
+
+@lru_cache(maxsize=1)
+def load_setrec() -> SETRec:
+    """The trained recommender of all emoji, four semantic tokens an item; `beta` of its card is the one to use."""
+    items, _ = load_weights("setrec_items")
+    state, _ = load_weights("setrec")
+    model = SETRec(items["cf"], items["text"])
+    model.load_state_dict(state)
+    return model.eval()

@@ -80,15 +80,17 @@ def recall_by_beta(model: SETRec, sessions: Sessions, betas: Sequence[float] = B
     return {beta: hits(found) for beta, found in places.items()}
 
 
-def beam_ranks(model: SequenceIds, history: Int[Tensor, "b t"], targets: Int[Tensor, "b 3"], beam: int) -> Int[Tensor, "b 3"]:
+def beam_ranks(model: SequenceIds, history: Int[Tensor, "b t"], targets: Int[Tensor, "b 3"], beam: int, chunk: int = 50
+               ) -> Int[Tensor, "b 3"]:
     """Places of the targets among what the beam search found, of their kind; 0 where it did not find them. Warm and cold
-    rankings search anew on a trie of those items alone."""
-    found = []
+    rankings search anew, on a trie of those items alone. chunk: users a search, which bounds the memory of their beams."""
+    found = torch.zeros_like(targets)
     for column, allowed in enumerate(kinds().values()):
-        items = model.recommend(history, beam, TOP, allowed=allowed).items
-        same = items == targets[:, column:column + 1]
-        found.append(torch.where(same.any(1), same.int().argmax(1) + 1, 0))
-    return torch.stack(found, 1)
+        for first in range(0, len(history), chunk):
+            part = slice(first, first + chunk)
+            same = model.recommend(history[part], beam, TOP, allowed).items == targets[part, column:column + 1]
+            found[part, column] = torch.where(same.any(1), same.int().argmax(1) + 1, 0)
+    return found
 
 
 def choose_beta(model: SETRec, sessions: Sessions) -> float:

@@ -10,6 +10,7 @@ SETRec's, so that only the identifier differs.
 Shapes: B histories, T items, L = 4 levels, M items of the catalogue, w width.
 """
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from frugal.core.papers import Paper, paper
+from frugal.models import load_weights
 from frugal.models.quantizers import ResidualVQ, check_codes
 from frugal.models.trunk import Trunk
 from frugal.visual_tokenizers.setrec import MAX_ITEMS, SetShape, newest
@@ -187,3 +189,12 @@ class SingleIds(nn.Module):
     def scores(self, history: Int[Tensor, "b t"]) -> Float[Tensor, "b m"]:
         """Scores of all items after each history. Raises ValueError for an empty history or unknown items."""
         return self.states(newest(history, self.num_items))[:, -1] @ self.table.weight.T
+
+
+@lru_cache(maxsize=1)
+def load_sequence_ids() -> SequenceIds:
+    """The trained decoder over code sequences, with the codes of all emoji."""
+    state, _ = load_weights("setrec_tiger")
+    model = SequenceIds(state["codes"])
+    model.load_state_dict(state)
+    return model.eval()

@@ -1,0 +1,99 @@
+"""Record what SETRec and its rivals reach and cost on the emoji sessions: python recipes/record_setrec.py [recall|beta|beam|cost ...]
+
+Writes recorded/setrec_*.json of the family visual_tokenizers. The variants are read from the user cache, where recipes/train_setrec.py
+--keep puts them; variants that are not there are left out and named. Test users only; every interval is over users.
+"""
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+from train_setrec import KEPT, make
+
+from frugal import load_lm
+from frugal.core.bootstrap import interval
+from frugal.core.recording import record
+from frugal.data.emoji_sessions import catalogue, make_sessions
+from frugal.models import list_weights, load_weights
+from frugal.visual_tokenizers import setrec_measure as measure
+from frugal.visual_tokenizers.setrec import SETRec
+from frugal.visual_tokenizers.setrec_cost import BEAMS, cost_rows, lm_ways, mini_ways
+from frugal.visual_tokenizers.setrec_sequence import load_sequence_ids
+
+OUT, USERS = Path(__file__).parents[1] / "lib/frugal/visual_tokenizers/recorded", 2_000
+VARIANTS = ("sem0", "sem1", "sem2", "sem4", "sem8", "inside", "tiger", "single")
+
+
+def trained(variant: str):
+    """(model, card) from the user cache."""
+    state, card = load_weights(variant, KEPT)
+    model = make(variant)
+    model.load_state_dict(state)
+    return model.eval(), card
+
+
+def rows_of(found: dict, **more) -> list[dict]:
+    """A row a kind and measure: mean with its interval, and for recall who was served (a digit a user, for paired differences)."""
+    rows = []
+    for name, column in found.items():
+        score, kind = name.split("_")
+        cell = interval({"hit": column}, lambda s: s["hit"] / len(column))
+        rows.append({**more, "score": score, "kind": kind, "value": cell.value, "low": cell.low, "high": cell.high, "users": len(column),
+                     "hits": "".join(str(int(h)) for h in column) if score == "recall" else ""})
+    return rows
+
+
+def popular_rows(sessions) -> dict:
+    """The most popular items for everyone."""
+    scores = torch.from_numpy(catalogue().popularity).float()
+    places = torch.zeros(len(sessions.items), 3, dtype=torch.long)
+    for users, history in measure.histories(sessions):
+        places[users] = measure.ranks(scores.expand(len(users), -1), torch.from_numpy(sessions.targets)[users], history)
+    return measure.hits(places)
+
+
+def record_recall(sessions) -> None:
+    rows = rows_of(measure.ceiling_rows(sessions), method="ceiling", n_sem=-1, beta=-1.0)
+    rows += rows_of(popular_rows(sessions), method="popular", n_sem=-1, beta=-1.0)
+    for variant in VARIANTS:
+        if variant not in list_weights(folder=KEPT):
+            print("not trained:", variant, flush=True)
+            continue
+        model, card = trained(variant)
+        beta = float(card["metrics"].get("beta", -1.0))
+        n_sem = model.shape.n_sem if isinstance(model, SETRec) else -1
+        rows += rows_of(measure.recall_rows(model, sessions, beta), method=variant, n_sem=n_sem, beta=beta)
+        print(variant, [(r["kind"], round(r["value"], 3)) for r in rows[-6:-3]], flush=True)
+    record(pd.DataFrame(rows), OUT / "setrec_recall.json")
+
+
+def record_beta(sessions) -> None:
+    rows = []
+    for beta, found in measure.recall_by_beta(trained("sem4")[0], sessions).items():
+        rows += rows_of(found, beta=beta)
+    table = pd.DataFrame(rows)
+    table.loc[~table.beta.isin([0.0, 1.0]), "hits"] = ""
+    record(table, OUT / "setrec_beta.json")
+
+
+def record_beam(sessions) -> None:
+    model, rows = trained("tiger")[0], []
+    for beam in BEAMS:
+        rows += rows_of(measure.recall_rows(model, sessions, beam=beam), beam=beam)
+        print("beam", beam, rows[-6]["value"], flush=True)
+    record(pd.DataFrame(rows).drop(columns="hits"), OUT / "setrec_beam.json")
+
+
+def record_cost(sessions) -> None:
+    table = cost_rows(mini_ways(load_sequence_ids()), "small decoder", repeats=41)
+    table = pd.concat([table, cost_rows(lm_ways(load_lm("smollm2-135m", progress=False)), "SmolLM2-135M", repeats=5)])
+    print(table.to_string(), flush=True)
+    record(table, OUT / "setrec_cost.json")
+
+
+if __name__ == "__main__":
+    parts = {"recall": record_recall, "beta": record_beta, "beam": record_beam, "cost": record_cost}
+    chosen = sys.argv[1:] or list(parts)
+    test_users = make_sessions("test", USERS)
+    for part in chosen:
+        parts[part](test_users)
