@@ -1,8 +1,9 @@
-"""Record what SETRec and its rivals reach and cost on the emoji sessions: python recipes/record_setrec.py [recall|beta|beam|cost ...]
+"""Record what SETRec and its rivals reach and cost on the emoji sessions: python recipes/record_setrec.py [recall|beta|beam|cost|shown ...]
 
-Writes recorded/setrec_*.json of the family visual_tokenizers. The variants are read from the user cache, where recipes/train_setrec.py
+Writes recorded/setrec_*.json and assets/setrec_live.json of the family visual_tokenizers. The variants are read from the user cache, where recipes/train_setrec.py
 --keep puts them; variants that are not there are left out and named. Test users only; every interval is over users.
 """
+import json
 import sys
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from train_setrec import KEPT, make
 from frugal import load_lm
 from frugal.core.bootstrap import interval
 from frugal.core.recording import record
-from frugal.data.emoji_sessions import catalogue, make_sessions
-from frugal.models import list_weights, load_weights
+from frugal.data.emoji_sessions import catalogue, make_sessions, next_probs
+from frugal.models import list_weights, load_card, load_weights
+from frugal.visual_tokenizers import setrec_live
 from frugal.visual_tokenizers import setrec_measure as measure
 from frugal.visual_tokenizers.setrec import SETRec
 from frugal.visual_tokenizers.setrec_cost import BEAMS, cost_rows, lm_ways, mini_ways
@@ -91,8 +93,28 @@ def record_cost(sessions) -> None:
     record(table, OUT / "setrec_cost.json")
 
 
+def record_shown(sessions) -> None:
+    """The first two test users, not chosen ones: their newest picks, what each way puts next, and the truly likeliest. And the
+    answer to the live form's first inputs."""
+    rows, names, chances = [], catalogue().names, next_probs(sessions.users, sessions.items)
+    for place, user in enumerate("AB"):
+        items = [int(i) for i in sessions.items[place] if i >= 0]
+        found = setrec_live.recommend({"history": ", ".join(names[i] for i in items), "beta": load_card("setrec")["metrics"]["beta"], "beam": 20},
+                                      lambda fraction, partial=None: None)
+        shown = {"picked": found["history"], **{label: found["rows"][label] for label in list(found["rows"])[::3]},
+                 "truly likeliest": [names[i] for i in (-chances[place]).argsort()[:setrec_live.SHOWN]]}
+        rows += [{"user": user, "row": row, "place": at, "name_shown": name} for row, held in shown.items() for at, name in enumerate(held)]
+    record(pd.DataFrame(rows), OUT / "setrec_shown.json")
+    first = {name: given.default() if hasattr(given, "default") and callable(given.default) else given.default
+             for name, given in setrec_live.inputs().items()}
+    answer = setrec_live.recommend(first, lambda fraction, partial=None: None)
+    path = OUT.parent / "assets/setrec_live.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    parts = {"recall": record_recall, "beta": record_beta, "beam": record_beam, "cost": record_cost}
+    parts = {"recall": record_recall, "beta": record_beta, "beam": record_beam, "cost": record_cost, "shown": record_shown}
     chosen = sys.argv[1:] or list(parts)
     test_users = make_sessions("test", USERS)
     for part in chosen:
