@@ -9,15 +9,17 @@ Differs: source="tokens" gives the decoder the mixed codes as they are, which is
 Shapes: B pictures, L codes a picture.
 """
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from frugal.models import load_weights
 from frugal.models.mini_ar import MiniAR
-from frugal.models.vq_grid import VQGrid
+from frugal.models.vq_grid import VQGrid, build_vq_grid
 from frugal.visual_tokenizers.robustok import Share, perturb_codes
 
 SOURCES = ("reencode", "tokens")
@@ -98,7 +100,7 @@ def freeze_all_but_decoder(tokenizer: VQGrid) -> VQGrid:
     return tokenizer
 
 
-def frozen_hash(model: nn.Module, leave_out: list[str] | tuple[str, ...] = ()) -> str:
+def frozen_hash(model: nn.Module, leave_out: Sequence[str] = ()) -> str:
     """sha256 over all tensors of a model but those left out, 16 hex digits: equal before and after means untouched."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -106,3 +108,13 @@ def frozen_hash(model: nn.Module, leave_out: list[str] | tuple[str, ...] = ()) -
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
             digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def load_post_trained(name: str = "post_trained_64") -> VQGrid:
+    """The tokenizer that `name` was tuned from, with the tuned decoder; encoder and codes are the same. Raises WeightsError."""
+    decoder, card = load_weights(name)
+    state, base = load_weights(card["tokenizer"])
+    model = build_vq_grid(base["shape"])
+    model.load_state_dict(state | decoder)
+    return model.requires_grad_(False).eval()
