@@ -71,15 +71,18 @@ def time_curve(rows: pd.DataFrame) -> go.Figure:
 
 
 def label_curve(rows: pd.DataFrame, codes: str = "its own") -> go.Figure:
-    """How often the drawn picture is what it should be, by EmojiNet. codes: "its own" (a picture's, cut) or "written"."""
+    """How often the drawn picture is what it should be, by EmojiNet. codes: "its own" (a picture's, cut) or "written", with
+    the copy rate in the legend."""
     own = select(rows, codes=codes)
-    title = "How many codes until it is recognised" if codes == "its own" else "Written codes: the asked kind is drawn"
-    fig = blank(title, "codes kept (k)", "recognised (share)")
+    title = "How many codes until it is recognised" if codes == "its own" else "Written codes: is the asked kind drawn?"
+    fig = blank(title, "codes (k)", "recognised (share)")
     look = styles(["group", "subgroup", "name"], ())
     for condition in dict.fromkeys(own["condition"]):
         line = own[own["condition"] == condition].sort_values("k")
-        chance = f" (chance {GUESSES[condition]:.0%})" if condition in GUESSES else " (of all emoji)"
-        fig.add_scatter(x=line["k"], y=line["accuracy"], mode="lines+markers", name=condition + chance, line=look[condition].line,
+        name = f"{condition} (chance {GUESSES[condition]:.0%})" if condition in GUESSES else f"{condition} (among all emoji)"
+        if codes == "written":
+            name += f", copies up to {line['copies'].max():.1%}"
+        fig.add_scatter(x=line["k"], y=line["accuracy"], mode="lines+markers", name=name, line=look[condition].line,
                         marker=look[condition].points)
     return fig.update_xaxes(type="log", tickvals=sorted(own["k"].unique())).update_yaxes(range=[0, 1])
 

@@ -1,7 +1,7 @@
 """What FlexTok's figures and claims are drawn from: scores against the number of kept codes, pictures, and time.
 
 Every function returns tidy rows; recipes/record_flextok.py stores them. Units: PSNR in dB, times in ms of processor time
-(one thread), sizes in bits. Held-out pictures, except r-eFID, which takes all 1,859 or so emoji.
+(one thread), sizes in bits. Held-out pictures, except r-eFID, which takes all emoji.
 """
 from collections.abc import Callable
 from math import log2
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from frugal.core.image_metrics import psnr
+from frugal.core.image_metrics import copy_rate, kernel_distance, psnr
 from frugal.core.measure import counted_flops, cpu_time_s
 from frugal.data.emoji_images import load_images, pca_basis
 from frugal.explore.pictures.stored import to_text
@@ -102,8 +102,8 @@ def time_rows(tok: FlexTok, ar: MiniAR, repeats: int = 7) -> list[Row]:
 
 @torch.no_grad()
 def label_rows(tok: FlexTok, writers: dict[str, MiniAR], count: int = 360, num_steps: int = 10) -> list[Row]:
-    """Is the drawn picture of the kind that was asked for? By EmojiNet, for writers told the group or the subgroup; and for
-    the picture's own codes, whether its group, subgroup, and itself among all emoji are found again."""
+    """Is the drawn picture of the kind that was asked for? By EmojiNet, for writers told the group or the subgroup, with eKID
+    and copy rate; and for the picture's own codes, whether its group, subgroup, and itself among all emoji are found again."""
     images, net = load_images(), load_emoji_net()
     generator, rows = seeded(0), []
     picked = torch.randperm(len(images.pixels), generator=generator)[:count]
@@ -113,8 +113,10 @@ def label_rows(tok: FlexTok, writers: dict[str, MiniAR], count: int = 360, num_s
     for k in tok.kept:
         for condition, writer in writers.items():
             codes = writer.generate(labels[condition][picked], generator, length=k)
-            found = net.logits(features(tok.decode(codes, num_steps, generator)))[condition == "subgroup"].argmax(-1)
-            rows.append({"k": k, "codes": "written", "condition": condition,
+            made = features(tok.decode(codes, num_steps, generator))
+            found = net.logits(made)[condition == "subgroup"].argmax(-1)
+            rows.append({"k": k, "codes": "written", "condition": condition, "ekid": kernel_distance(real, made),
+                         "copies": copy_rate(made, real[images.train()], real[images.held_out_set()]),
                          "accuracy": float((found == labels[condition][picked]).float().mean())})
         seen = features(tok.decode(own[:, :k], num_steps, generator))
         guesses = [logits.argmax(-1) for logits in net.logits(seen)] + [torch.cdist(seen, real).argmin(-1)]
