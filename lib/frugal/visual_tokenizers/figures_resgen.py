@@ -17,7 +17,7 @@ from frugal.visual_tokenizers.resgen_measure import SAMPLERS, projection_rows
 
 __all__ = ["FIGURES", "board", "depth_cost", "depth_keeps", "step_scores"]
 
-COSTS = {"median_ms": "measured wall clock (ms an image)", "cpu_ms": "processor time (ms an image)",
+COSTS = {"cpu_ms": "processor time, one thread (ms an image)",
          "gflops": "counted work (GFLOP an image)", "passes": "forward passes", "projected": "projected, 574 M on an A100 (ms an image)"}
 SCORES = {"efid": "g-eFID (lower is better)", "copy_rate": "copy rate (share of copied pictures)",
           "label_accuracy": "made pictures in the asked group (share)", "recall": "recall (share)"}
@@ -30,24 +30,20 @@ def recorded(name: str) -> pd.DataFrame:
     return load_recorded("visual_tokenizers", name)
 
 
-def depth_cost(rows: pd.DataFrame, cost: str = "median_ms") -> go.Figure:
-    """What an image costs each sampler as the residual codes get deeper. cost: one of COSTS."""
+def depth_cost(rows: pd.DataFrame, batch: int = 1, cost: str = "cpu_ms") -> go.Figure:
+    """What an image costs each sampler as the residual codes get deeper. batch: pictures made at a time. cost: one of COSTS."""
     if cost not in COSTS:
         raise ValueError(f"cost={cost!r}; there are {', '.join(COSTS)}")
-    fig = blank("What depth costs the samplers", "depth (residual levels)", COSTS[cost])
+    fig = blank("What depth costs the samplers" + (f", {batch} at a time" if cost != "projected" else ""), "depth (residual levels)", COSTS[cost])
     look = styles(list(SAMPLERS), ())
-    own = projection_rows() if cost == "projected" else rows.assign(gflops=rows["flops"] / 1e9)
+    own = projection_rows() if cost == "projected" else select(rows, batch=batch).assign(gflops=rows["flops"] / 1e9)
     column = "ms" if cost == "projected" else cost
     for name in SAMPLERS:
         line = own[own["sampler"] == name].sort_values("depth")
         if len(line) == 0:                                           # the projection leaves the softmax heads out: they are ResGen's
             continue
-        error = None
-        if cost == "median_ms":
-            error = {"type": "data", "array": line["high_ms"] - line["median_ms"], "arrayminus": line["median_ms"] - line["low_ms"],
-                     "thickness": 1, "width": 3, "color": look[name].color}
         fig.add_scatter(x=line["depth"], y=line[column], name=name, mode="lines+markers", line=look[name].line,
-                        marker=look[name].points, error_y=error)
+                        marker=look[name].points)
     fig.update_xaxes(type="log", tickvals=[2, 4, 8, 16], ticktext=["2", "4", "8", "16"])
     return fig.update_yaxes(rangemode="tozero")
 
@@ -122,7 +118,7 @@ def _board() -> Explorer:
 
 def _depth_cost() -> Explorer:
     rows = recorded("resgen_speed")
-    return explore(depth_cost, rows[rows["batch"] == 1], cost=choice(list(COSTS), "Cost", texts=list(COSTS.values())))
+    return explore(depth_cost, rows, batch=choice([1, 16], "Pictures at a time", default=1), cost=choice(list(COSTS), "Cost", texts=list(COSTS.values())))
 
 
 def _step_scores() -> Explorer:

@@ -12,7 +12,7 @@ Shapes: B batch, L places, D levels (depth), K codes a level, d dim of a code ve
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import pi
+from math import log, pi
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class Mixture:
         """Log density of z in nats."""
         dim, s = z.shape[-1], self.spread[..., None]
         square = (z[..., None, :] - self.means).square().sum(-1)
-        normal = -square / (2 * s.square()) - dim * (s.log() + 0.5 * torch.log(torch.tensor(2 * pi)))
+        normal = -square / (2 * s.square()) - dim * (s.log() + 0.5 * log(2 * pi))
         return torch.logsumexp(self.log_weights + normal, -1)
 
     def at(self, component: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:

@@ -104,12 +104,11 @@ def generate(
     shape = (len(classes), model.length, model.depth)
     codes, hidden = start or (torch.zeros(shape, dtype=torch.long), torch.full(shape[:2], model.depth))
     model.check(codes, classes)
-    first = hidden.sum(1)
+    counts = torch.tensor([hidden_counts(n, num_steps) for n in hidden.sum(1).tolist()])  # (B, T)
     for step in range(num_steps):
         codes, score = propose(model, codes, hidden, classes, generator, temperature, top_p)
         noise = confidence * (1 - (step + 1) / num_steps) * gumbel(shape, generator)
-        counts = torch.tensor([hidden_counts(n, num_steps)[step] for n in first.tolist()])
-        hidden = next_hidden(score, noise, hidden, counts)
+        hidden = next_hidden(score, noise, hidden, counts[:, step])
         if on_step is not None:
             on_step(step, codes.clone(), hidden.clone())
     return codes
