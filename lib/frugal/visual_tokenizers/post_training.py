@@ -10,7 +10,6 @@ Shapes: B pictures, L codes a picture.
 """
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -21,19 +20,10 @@ from frugal.models import load_weights
 from frugal.models.mini_ar import MiniAR
 from frugal.models.vq_grid import VQGrid, build_vq_grid
 from frugal.visual_tokenizers.robustok import Share, perturb_codes
+from frugal.visual_tokenizers.robustok_generated import Sampling
 
 SOURCES = ("reencode", "tokens")
 CHUNK = 128
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the generator samples, in pairs as at test time."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float = 1.5
 
 
 def preserved(shape: torch.Size | tuple[int, ...], sigma: Share, generator: torch.Generator) -> Bool[Tensor, "b l"]:
