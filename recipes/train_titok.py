@@ -29,7 +29,7 @@ def gate(num_tokens: int) -> float:
 
 
 def arguments():
-    parser = options(__doc__, steps=3000)
+    parser = options(__doc__, steps=2000)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--name", default=None, help="of the weights; default titok_<tokens>")
     parser.add_argument("--width", type=int, default=96)
@@ -39,7 +39,7 @@ def arguments():
     parser.add_argument("--rank", type=int, default=192, help="components of the linear shortcut; 0 for none")
     parser.add_argument("--no-perceptual", action="store_true", help="leave eLPIPS out")
     parser.add_argument("--adam", type=float, default=2e-3)
-    parser.add_argument("--shift", type=int, default=0, help="of the augmentation, px: components of the data do not like more")
+    parser.add_argument("--shift", type=int, default=0, help="of the augmentation, px: the components are those of pictures as they are")
     parser.add_argument("--decay", type=float, default=0.05)
     return parser
 

@@ -6,7 +6,7 @@ convolutions, so that all work happens at 16x16 and below; group norm without at
 linear map of each square to its latent and back, started from PCA.
 Shapes: B batch, g side of the grid, N = g * g squares in reading order, d dim of a latent; codes (B, N), with residual VQ (B, N, levels).
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import log2
@@ -87,7 +87,7 @@ class VQGrid(nn.Module):
     label = "VQ grid"
 
     def __init__(self, grid: int = 8, quantizer: nn.Module | None = None, fine: int = 48, width: int = 96,
-                 blocks: tuple[int, int] = (1, 2), linear_shortcut: bool = False):
+                 blocks: Sequence[int] = (1, 2), linear_shortcut: bool = False):
         super().__init__()
         if grid not in (2, 4, 8):
             raise ValueError(f"grid must be 2, 4 or 8 squares a side, got {grid}")

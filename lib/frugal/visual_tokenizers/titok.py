@@ -139,14 +139,15 @@ class TiTok(nn.Module):
 
 
 @torch.no_grad()
-def start_from_pca(model: TiTok, images: Float[Tensor, "b 3 h h"], share: float = 0.1) -> None:
+def start_from_pca(model: TiTok, images: Float[Tensor, "b 3 h h"], share: float = 0.03, spread: float = 0.9) -> None:
     """Gives the largest components to the channels with most levels, fits the way back to the quantized numbers (least
-    squares over `images`), and scales the ViT branches to `share`."""
+    squares over `images`), and scales the ViT branches to `share`. spread: standard deviation of what enters the quantizer;
+    wider latents are cut at its ends."""
     shortcut, (tokens, dim) = model.shortcut, (model.num_tokens, model.quantizer.dim)
     levels = getattr(model.quantizer, "levels", (1,) * dim)
     order = sorted(range(tokens * dim), key=lambda place: -levels[place % dim])            # component i goes to order[i]
     shortcut.enter.weight.zero_()
-    shortcut.enter.weight[torch.tensor(order), torch.arange(tokens * dim)] = 1.0
+    shortcut.enter.weight[torch.tensor(order), torch.arange(tokens * dim)] = spread
     wanted = shortcut.coordinates(images)
     numbers = model.quantizer(shortcut.enter(wanted).unflatten(1, (tokens, dim))).latents.flatten(1)
     ones = torch.cat([numbers, torch.ones(len(numbers), 1)], 1)
