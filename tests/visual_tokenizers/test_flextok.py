@@ -4,10 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frugal.core.image_metrics import psnr
+from frugal.data.emoji_images import load_images, pca_basis
 from frugal.explore.exercises import problems
 from frugal.models.quantizers import FSQ
 from frugal.visual_tokenizers import exercises_flextok
-from frugal.visual_tokenizers.flextok import FlexTok, nested_dropout
+from frugal.visual_tokenizers.flextok import FlexTok, load_flextok, nested_dropout
 from frugal.visual_tokenizers.flextok_nets import patches, unpatched
 
 
@@ -120,3 +122,32 @@ def test_bad_input(tok):
 
 def test_exercises_are_proven():
     assert [problems(exercise) for exercise in exercises_flextok.EXERCISES] == [[]]
+
+
+@pytest.fixture(scope="module")
+def trained() -> FlexTok:
+    return load_flextok()
+
+
+def test_more_codes_come_closer_and_beat_principal_components(trained):
+    images = load_images()
+    held = images.pixels[images.held_out_set()][::5]
+    codes = trained.encode(held)
+    found = [float(psnr(trained.decode_mean(codes[:, :k]), held).mean()) for k in trained.kept]
+    linear = [float(psnr(pca_basis(k).decode(pca_basis(k).encode(held)).clamp(0, 1), held).mean()) for k in trained.kept]
+    assert found == sorted(found) and found[-1] - found[0] > 2
+    assert all(ours > theirs + 0.3 for ours, theirs in zip(found, linear))
+    shuffled = codes[:, torch.randperm(16, generator=torch.Generator().manual_seed(0))]
+    assert float(psnr(trained.decode_mean(shuffled), held).mean()) < found[0]      # places of codes matter: no flat score
+
+
+def test_seeds_differ_most_at_one_code_and_codes_are_used(trained):
+    images = load_images()
+    held = images.pixels[images.held_out_set()][:12]
+    codes = trained.encode(held)
+    spread = {}
+    for k in (1, 16):
+        drawn = torch.stack([trained.decode(codes[:, :k], 4, torch.Generator().manual_seed(s)) for s in range(3)])
+        spread[k] = float(drawn.std(0).mean())
+    assert spread[1] > 1.15 * spread[16] > 0
+    assert trained.encode(images.pixels[::8]).unique().numel() > 150
