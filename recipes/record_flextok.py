@@ -1,10 +1,11 @@
 """Record what notebook 04 shows of FlexTok: scores, pictures, time and labels against the number of kept codes.
 
-    python recipes/record_flextok.py [--only kept|pictures|time|labels|steps] [--deterministic FOLDER]
+    python recipes/record_flextok.py [--only kept|deterministic|pictures|time|labels|steps] [--deterministic FOLDER]
 
 One thread, about six CPU-minutes. Needs the weights of recipes/train_flextok.py and train_flextok_ar.py; of the baselines
 those that are there (titok_16, vq_grid_16). --deterministic: the folder of `train_flextok.py --deterministic`, whose decoder
-is trained with squared error alone; without it that baseline keeps the rows that were recorded last.
+is trained with squared error alone; without it that baseline keeps the rows that were recorded last. `--only deterministic`
+replaces that baseline's rows and leaves the others.
 """
 import argparse
 from pathlib import Path
@@ -35,11 +36,16 @@ def write(rows, name: str, **constant) -> None:
     print(table[[c for c in table.columns if c != "png"]].round(3).to_string(), flush=True)
 
 
-def deterministic_rows(folder: Path | None) -> list[dict]:
-    """The baseline's rows, from its checkpoint, or as they were recorded."""
-    if folder is None:
-        known = load_recorded("visual_tokenizers", "flextok_kept") if "flextok_kept" in recorded_names("visual_tokenizers") else []
-        return [] if not len(known) else known[known["what"] == MSE].drop(columns=["model_hash"]).to_dict("records")
+def kept_before(baseline: bool) -> list[dict]:
+    """Rows recorded last: those of the squared-error baseline, or all others."""
+    if "flextok_kept" not in recorded_names("visual_tokenizers"):
+        return []
+    known = load_recorded("visual_tokenizers", "flextok_kept").drop(columns=["model_hash"])
+    return known[(known["what"] == MSE) == baseline].to_dict("records")
+
+
+def deterministic_rows(folder: Path) -> list[dict]:
+    """The squared-error baseline's rows, from its checkpoint."""
     tensors = load_file(folder / "checkpoint.safetensors")
     start = "average.tokenizer."
     tok = FlexTok(**SHAPE)
@@ -56,7 +62,7 @@ def deterministic_rows(folder: Path | None) -> list[dict]:
 
 
 def record_kept(tok: FlexTok, folder: Path | None) -> None:
-    rows = measure.kept_rows(tok) + deterministic_rows(folder)
+    rows = measure.kept_rows(tok) + (deterministic_rows(folder) if folder else kept_before(baseline=True))
     for name, label, load in (("titok_16", "TiTok-16 cut", lambda: load_titok(16)), ("vq_grid_16", "VQ grid 4 x 4 cut", lambda: load_vq_grid("vq_grid_16"))):
         if name in list_weights():
             other = load()
@@ -66,7 +72,7 @@ def record_kept(tok: FlexTok, folder: Path | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", choices=("kept", "pictures", "time", "labels", "steps"))
+    parser.add_argument("--only", choices=("kept", "deterministic", "pictures", "time", "labels", "steps"))
     parser.add_argument("--deterministic", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -81,6 +87,8 @@ def main() -> None:
     if wanted("kept"):
         with torch.no_grad():
             record_kept(tok, given.deterministic)
+    if given.only == "deterministic":
+        write(kept_before(baseline=False) + deterministic_rows(given.deterministic), "flextok_kept")
     if wanted("steps"):
         write(measure.step_rows(tok), "flextok_steps", threads=1, hardware=hardware())
     if wanted("time"):
