@@ -73,7 +73,7 @@ def semantic(args) -> None:
 
 
 def acoustic(args) -> None:
-    pool, (held, clean, noisy) = Pool(CLIPS, 0, args.work), held_out()
+    pool, (_held, clean, noisy) = Pool(CLIPS, 0, args.work), held_out()
 
     def loss(net, step, generator):
         rng = rng_of(step, 3)
@@ -124,7 +124,7 @@ def judge(args) -> None:
 
 
 def regression(args) -> None:
-    pool, (held, clean, noisy) = Pool(CLIPS, 0, args.work), held_out()
+    pool, (_held, clean, noisy) = Pool(CLIPS, 0, args.work), held_out()
 
     def loss(net, step, generator):
         rng = rng_of(step, 5)
