@@ -3,12 +3,14 @@
     python recipes/train_token_generator.py --tokenizer titok_16 --generator ar --work ~/.cache/frugal/training/titok_16_ar --publish
 
 Each training picture is encoded COPIES times, once as it is and else moved by at most 1 px (no flip: a mirrored letter is another
-picture). Weights: <tokenizer>_<generator>. The averaged weights with the lowest held-out loss among the checks are kept. Another recipe may call
-`train(tokenizer, ...)` with a tokenizer of its own.
+picture). Weights: <tokenizer>_<generator> in the package with --publish, and final.safetensors in the work folder always. The averaged
+weights with the lowest held-out loss among the checks are kept. Another recipe may call `train(tokenizer, given)`.
 """
 import copy
+import json
 
 import torch
+from safetensors.torch import save_file
 
 from frugal.data.emoji import PIXELS_SHA256
 from frugal.data.emoji_images import augment, load_images
@@ -72,9 +74,12 @@ def train(tokenizer, given, **card) -> dict:
     state = fit(model, loss, given.work, plan, check)
     check(model)                                            # a run resumed at its end has checked nothing yet
     model.load_state_dict(best.pop("state"))
+    halved(model)
+    save_file({name: t.contiguous() for name, t in model.state_dict().items()}, given.work / "final.safetensors",
+              {"shape": json.dumps(shape), "tokenizer": str(given.tokenizer), "metrics": json.dumps(best)})
     print(best, flush=True)
     if given.publish:
-        publish(given.name or f"{given.tokenizer}_{given.generator}", halved(model),
+        publish(given.name or f"{given.tokenizer}_{given.generator}", model,
                 {"recipe": "recipes/train_token_generator.py", "tokenizer": given.tokenizer, "seed": plan.seed, "steps": state["step"],
                  "shape": shape, "cpu_s": round(state["cpu_s"]), "data_hash": PIXELS_SHA256[32], "metrics": best, **card})
     return best
