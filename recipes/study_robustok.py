@@ -19,7 +19,7 @@ from frugal.models.vq_grid import VQGrid, build_vq_grid, start_from_pca
 from frugal.visual_tokenizers import robustok_study
 from frugal.visual_tokenizers.robustok import PerturbSchedule, scaled_delta
 from frugal.visual_tokenizers.robustok_pfid import perturbed_efid, perturbed_images
-from frugal.visual_tokenizers.robustok_study import SPECS, Spec
+from frugal.visual_tokenizers.robustok_study import BASELINES, SPECS, Spec
 from train_robustok import hook
 from train_token_generator import BATCH, COPIES, codes_of
 from train_vq_grid import batch, picture_loss
@@ -34,11 +34,12 @@ def tokenizer_of(spec: Spec, work: Path, steps: int) -> VQGrid:
     model = build_vq_grid({"grid": 4, "fine": 16, "width": 48, "blocks": [0, 1], "linear_shortcut": True,
                            "quantizer": {"kind": "vq", "codebook_size": spec.codebook_size, "dim": spec.dim}})
     start_from_pca(model)
-    disturb = hook(PerturbSchedule(delta=scaled_delta(spec.codebook_size)), steps)
+    perturbed = spec.kind != "none"
+    disturb = hook(PerturbSchedule(delta=scaled_delta(spec.codebook_size), kind=spec.kind), steps) if perturbed else None
 
     def loss(model, step, generator):
         images = batch(step, generator)
-        made = model(images, disturb(step) if spec.perturbed else None)
+        made = model(images, disturb(step) if disturb else None)
         value, parts = picture_loss(made.images, images, False)
         return value + made.quantized.loss, parts
     fit(model, loss, work / "tokenizer", Plan(steps=steps, ema=0.99))
@@ -84,15 +85,17 @@ def ends(images: torch.Tensor) -> tuple[float, float]:
 
 
 def main() -> None:
-    given = options(__doc__, steps=400).parse_args()
+    parser = options(__doc__, steps=400)
+    parser.add_argument("--baselines", action="store_true", help="also tokenizers trained with random codes and with noise")
+    given = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     OUT.parent.mkdir(exist_ok=True)
     table = read_recorded(OUT) if OUT.exists() else pd.DataFrame({"tokenizer": []})
-    for spec in SPECS:
+    for spec in SPECS + (BASELINES if given.baselines else ()):
         if spec.name in set(table.tokenizer):
             continue
-        work = given.work / f"{spec.codebook_size}_{spec.dim}_{int(spec.perturbed)}"
+        work = given.work / f"{spec.codebook_size}_{spec.dim}_{spec.kind}"
         tokenizer = tokenizer_of(spec, work, given.steps).eval()
         model = generator_of(tokenizer, work, AR_STEPS).eval()
         row = {"tokenizer": spec.name, **vars(spec), "delta": scaled_delta(spec.codebook_size), "steps": given.steps, "ar_steps": AR_STEPS,

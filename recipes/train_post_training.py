@@ -20,12 +20,12 @@ from frugal.models import load_weights
 from frugal.models.token_generators import load_generator
 from frugal.models.vq_grid import VQGrid, build_vq_grid
 from frugal.visual_tokenizers import post_training as post
-from frugal.visual_tokenizers import post_training_measure as measure
+from frugal.visual_tokenizers.robustok_generated import encoded, scores_of
 from train_vq_grid import picture_loss
 from training import Plan, fit, halved, options, publish
 
 OUT = Path(post.__file__).parent / "recorded" / "post_training.json"
-DRAWS, BATCH = 2, 48
+DRAWS, BATCH, DELTA = 2, 48, 6
 NAME = "post_trained_64"
 
 
@@ -58,11 +58,11 @@ def inputs(tokenizer: VQGrid, variant: Variant) -> Tensor:
     """(draws, N, L) codes that the decoder is tuned on."""
     known = load_images()
     pixels, groups = known.pixels[known.train()], known.groups[known.train()]
-    codes = torch.cat([tokenizer.encode(part) for part in pixels.split(128)])
+    codes = encoded(tokenizer, pixels)
     if variant.input == "clean":
         return codes[None]
     if variant.input == "perturbed":
-        return torch.stack([post.synthetic_input(tokenizer, pixels, 1.0 - 0.7, measure.DELTA, torch.Generator().manual_seed(draw))
+        return torch.stack([post.synthetic_input(tokenizer, pixels, 1.0 - 0.7, DELTA, torch.Generator().manual_seed(draw))
                             for draw in range(DRAWS)])
     generator, made = load_generator(f"{variant.tokenizer}_ar"), []
     for draw in range(DRAWS):
@@ -114,7 +114,7 @@ def main() -> None:
         row = {"variant": name, **vars(variant), "steps": given.steps, "draws": DRAWS, "cpu_s": round(cpu_s, 1),
                "frozen": post.frozen_hash(tokenizer, post.decoder_parts(tokenizer)),
                "generator": post.frozen_hash(load_generator(f"{variant.tokenizer}_ar")),
-               "hardware": hardware(), **measure.scores_of(tokenizer, variant.tokenizer)}
+               "hardware": hardware(), **scores_of(tokenizer, variant.tokenizer)}
         print(row, flush=True)
         if given.publish and variant == VARIANTS[1]:
             decoder = torch.nn.Module()

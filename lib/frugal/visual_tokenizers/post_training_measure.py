@@ -1,47 +1,29 @@
-"""What a decoder is worth to a generator: the same generated codes, decoded and scored.
-
-The generator is not touched by post-training, so all decoders of a tokenizer are given the very same codes; differences
-between them are the decoders' alone.
-"""
-from functools import lru_cache
-
+"""The strip of notebook 04: a real picture's codes, ever more of them replaced by the generator's, before and after tuning."""
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
+from frugal.core.image_metrics import psnr
 from frugal.data.emoji_images import load_images
-from frugal.models.emoji_scores import copy_rate, efid, efid_interval, features, label_accuracy, psnr
+from frugal.explore.pictures.stored import to_text
 from frugal.models.token_generators import load_generator
-from frugal.models.vq_grid import VQGrid
-from frugal.visual_tokenizers.post_training import Sampling
+from frugal.models.vq_grid import load_vq_grid
+from frugal.visual_tokenizers.post_training import load_post_trained, preservation_sample
+from frugal.visual_tokenizers.robustok_generated import ROBUST, places_of
 
-DELTA, SEEDS, CHUNK = 6, 2, 256
-
-
-@lru_cache(maxsize=8)
-def generated_codes(tokenizer: str, seed: int = 0, sampling: Sampling = Sampling()) -> Int[Tensor, "n l"]:
-    """Codes by the generator `<tokenizer>_ar`: as many as there are emoji, with as many of each group."""
-    model, groups = load_generator(f"{tokenizer}_ar"), load_images().groups
-    generator = torch.Generator().manual_seed(1000 + seed)
-    return torch.cat([model.generate(part, generator, **vars(sampling)) for part in groups.split(CHUNK)])
+SHOWN, SIGMAS = ("partying face", "pineapple", "lady beetle"), (1.0, 0.9, 0.7, 0.4, 0.0)      # emoji never trained on
 
 
-def decoded(tokenizer: VQGrid, codes: Int[Tensor, "n l"]) -> Float[Tensor, "n 3 h w"]:
-    return torch.cat([tokenizer.decode(part) for part in codes.split(CHUNK)])
-
-
-def scores_of(tokenizer: VQGrid, name: str) -> dict[str, float]:
-    """Scores with the decoder of `tokenizer`; name: of the tokenizer whose generator makes the codes.
-
-    g_efid: mean over SEEDS sets of codes (g_first, g_second: each), with the interval of the first. r_efid: of all emoji;
-    psnr (dB): of held-out ones. copy_rate, label_accuracy: of the first set.
-    """
-    known = load_images()
-    sets = [decoded(tokenizer, generated_codes(name, seed)) for seed in range(SEEDS)]
-    each = [efid(images) for images in sets]
-    ends = efid_interval(features(sets[0]))
-    back = decoded(tokenizer, torch.cat([tokenizer.encode(part) for part in known.pixels.split(CHUNK)]))
-    held = known.held_out_set()
-    return {"g_efid": sum(each) / len(each), "g_first": each[0], "g_second": each[1], "g_low": ends.low, "g_high": ends.high,
-            "r_efid": efid(back), "psnr": float(psnr(back[held], known.pixels[held]).mean()), "copy_rate": copy_rate(sets[0]),
-            "label_accuracy": label_accuracy(sets[0], known.groups)}
+def strip_rows() -> list[dict]:
+    """Pictures as text: for each shown emoji and sigma one mixture of codes, decoded before and after post-training."""
+    known, rows = load_images(), []
+    decoders, generator = {"before": load_vq_grid(ROBUST), "after": load_post_trained()}, load_generator(f"{ROBUST}_ar")
+    for emoji, place in zip(SHOWN, places_of(SHOWN)):
+        image, group = known.pixels[place][None], known.groups[place][None]
+        codes = decoders["before"].encode(image)
+        for sigma in SIGMAS:
+            sampler, masks = torch.Generator().manual_seed(place), torch.Generator().manual_seed(place + 1)
+            mixed = preservation_sample(generator, codes, group, sigma, sampler, masks)
+            for when, tokenizer in decoders.items():
+                made = tokenizer.decode(mixed)
+                rows.append({"emoji": emoji, "sigma": sigma, "decoder": when, "kept": float((mixed == codes).double().mean()),
+                             "psnr": float(psnr(made, image)[0]), "picture": to_text(made[0].permute(1, 2, 0).numpy())})
+    return rows

@@ -22,19 +22,28 @@ CHUNK = 128
 
 
 @torch.no_grad()
-def perturbed_images(tokenizer: VQGrid, images: Float[Tensor, "b 3 h w"], alpha: Share, delta: int, seed: int = 0
-                     ) -> Float[Tensor, "b 3 h w"]:
-    """Pictures decoded from codes of which a share alpha were replaced by one of their latent's `delta` nearest.
+def prepared_latents(tokenizer: VQGrid, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
+    """Latents as the quantizer compares them with codes."""
+    return torch.cat([tokenizer.quantizer.prepared(tokenizer.latents(part).float()) for part in images.split(CHUNK)])
+
+
+def perturbed_decoded(tokenizer: VQGrid, latents: Float[Tensor, "b t d"], alpha: Share, delta: int, seed: int = 0
+                      ) -> Float[Tensor, "b 3 h w"]:
+    """Pictures from `prepared_latents`, of whose codes a share alpha were replaced by one of the `delta` nearest.
 
     alpha 0 or delta 1: plain reconstructions. Raises ValueError for an alpha or a delta out of range.
     """
-    generator, made = torch.Generator().manual_seed(seed), []
-    for part in images.split(CHUNK):
-        quantizer = tokenizer.quantizer
-        latents = quantizer.prepared(tokenizer.latents(part).float())
-        codes = perturb_codes(latents, quantizer.codebook, quantizer.nearest(latents), generator, alpha, delta)
+    generator, quantizer, made = torch.Generator().manual_seed(seed), tokenizer.quantizer, []
+    for part in latents.split(CHUNK):
+        codes = perturb_codes(part, quantizer.codebook, quantizer.nearest(part), generator, alpha, delta)
         made.append(tokenizer.decode(codes))
     return torch.cat(made)
+
+
+def perturbed_images(tokenizer: VQGrid, images: Float[Tensor, "b 3 h w"], alpha: Share, delta: int, seed: int = 0
+                     ) -> Float[Tensor, "b 3 h w"]:
+    """The same from pictures."""
+    return perturbed_decoded(tokenizer, prepared_latents(tokenizer, images), alpha, delta, seed)
 
 
 def settings(codebook_size: int, draws: int = 1) -> list[tuple[float, int, int]]:
@@ -46,9 +55,9 @@ def settings(codebook_size: int, draws: int = 1) -> list[tuple[float, int, int]]
 def perturbed_efid(tokenizer: VQGrid, images: Float[Tensor, "b 3 h w"], draws: int = 1,
                    score: Callable[[Tensor], float] = efid, on_cell: Callable[[dict], None] | None = None) -> float:
     """p-eFID: mean of `score` over `settings`. on_cell gets {"alpha", "delta", "seed", "efid"} of each."""
-    cells = []
+    cells, latents = [], prepared_latents(tokenizer, images)
     for alpha, delta, seed in settings(tokenizer.quantizer.codebook_size, draws):
-        made = perturbed_images(tokenizer, images, alpha, delta, seed)
+        made = perturbed_decoded(tokenizer, latents, alpha, delta, seed)
         cells.append({"alpha": alpha, "delta": delta, "seed": seed, "efid": float(score(made))})
         if on_cell is not None:
             on_cell(cells[-1])
@@ -58,9 +67,9 @@ def perturbed_efid(tokenizer: VQGrid, images: Float[Tensor, "b 3 h w"], draws: i
 def psnr_under(tokenizer: VQGrid, images: Float[Tensor, "b 3 h w"], alphas: Iterable[float], delta: int, draws: int = 4
                ) -> list[dict]:
     """Rows alpha, delta, psnr (dB, mean over pictures and draws) and its spread over draws."""
-    rows = []
+    rows, latents = [], prepared_latents(tokenizer, images)
     for alpha in alphas:
-        means = torch.tensor([float(psnr(perturbed_images(tokenizer, images, alpha, delta, seed), images).mean())
+        means = torch.tensor([float(psnr(perturbed_decoded(tokenizer, latents, alpha, delta, seed), images).mean())
                               for seed in range(draws if alpha else 1)])
         rows.append({"alpha": alpha, "delta": delta, "psnr": float(means.mean()), "low": float(means.min()), "high": float(means.max())})
     return rows

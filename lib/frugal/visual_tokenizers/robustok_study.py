@@ -12,18 +12,19 @@ from scipy.stats import rankdata
 
 @dataclass(frozen=True)
 class Spec:
-    """One tokenizer of the study."""
+    """One tokenizer of the study. kind: how its codes were perturbed in training (`PerturbSchedule.kind`), or "none"."""
 
     codebook_size: int
     dim: int
-    perturbed: bool
+    kind: str = "none"
 
     @property
     def name(self) -> str:
-        return f"K={self.codebook_size}, d={self.dim}{', perturbed' if self.perturbed else ''}"
+        return f"K={self.codebook_size}, d={self.dim}{'' if self.kind == 'none' else ', ' + self.kind}"
 
 
-SPECS = tuple(Spec(size, dim, perturbed) for size, dim in ((64, 8), (256, 4), (256, 8), (1024, 8)) for perturbed in (False, True))
+SPECS = tuple(Spec(size, dim, kind) for size, dim in ((64, 8), (256, 4), (256, 8), (1024, 8)) for kind in ("none", "nearest"))
+BASELINES = (Spec(256, 8, "random"), Spec(256, 8, "gaussian"))       # what perturbing with other things does
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ class Correlation:
         return f"{self.rho:+.2f} [{self.low:+.2f}, {self.high:+.2f}], p = {self.p:.2g}, {self.count} tokenizers"
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation, ties sharing their mean rank; NaN where one side is constant."""
-    a, b = rankdata(x), rankdata(y)
-    a, b = a - a.mean(), b - b.mean()
-    length = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / length) if length else float("nan")
+def spearman(x, y) -> np.ndarray | np.floating:
+    """Rank correlation along the last axis, ties sharing their mean rank; NaN where one side is constant."""
+    a, b = rankdata(x, axis=-1), rankdata(y, axis=-1)
+    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
+    length = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(-1) / np.where(length > 0, length, np.nan)
 
 
 def correlation(x, y, draws: int = 4000, seed: int = 0) -> Correlation:
@@ -57,11 +59,10 @@ def correlation(x, y, draws: int = 4000, seed: int = 0) -> Correlation:
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 4:
         raise ValueError(f"need two equally long columns of at least 4 tokenizers, got {x.shape} and {y.shape}")
-    rng, rho = np.random.default_rng(seed), spearman(x, y)
+    rng, rho = np.random.default_rng(seed), float(spearman(x, y))
     picks = rng.integers(len(x), size=(draws, len(x)))
-    drawn = np.array([spearman(x[pick], y[pick]) for pick in picks])
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    shuffled = np.array([spearman(x, rng.permutation(y)) for _ in range(draws)])
+    low, high = np.nanquantile(spearman(x[picks], y[picks]), [0.025, 0.975])
+    shuffled = spearman(np.broadcast_to(x, picks.shape), rng.permuted(np.tile(y, (draws, 1)), axis=1))
     p = (1 + np.sum(np.abs(shuffled) >= abs(rho) - 1e-12)) / (draws + 1)
     return Correlation(rho, float(low), float(high), float(p), len(x))
 
@@ -69,16 +70,13 @@ def correlation(x, y, draws: int = 4000, seed: int = 0) -> Correlation:
 def paired_difference(rows: pd.DataFrame, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:
     """rho(p-eFID, g-eFID) minus rho(r-eFID, g-eFID) with its 95 % interval; both on the same resampled tokenizers."""
     r, p, g = (rows[name].to_numpy(float) for name in ("r_efid", "p_efid", "g_efid"))
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for pick in rng.integers(len(g), size=(draws, len(g))):
-        drawn.append(spearman(p[pick], g[pick]) - spearman(r[pick], g[pick]))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return spearman(p, g) - spearman(r, g), float(low), float(high)
+    picks = np.random.default_rng(seed).integers(len(g), size=(draws, len(g)))
+    low, high = np.nanquantile(spearman(p[picks], g[picks]) - spearman(r[picks], g[picks]), [0.025, 0.975])
+    return float(spearman(p, g) - spearman(r, g)), float(low), float(high)
 
 
 def pairs_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row for each codebook: what perturbation changed in r-eFID, p-eFID and g-eFID (perturbed minus plain)."""
+    """One row for each codebook: what perturbing with near codes changed in r-eFID, p-eFID and g-eFID."""
     keys, scores = ["codebook_size", "dim"], ["r_efid", "p_efid", "g_efid"]
-    plain, perturbed = (rows[rows.perturbed == flag].set_index(keys)[scores] for flag in (False, True))
+    plain, perturbed = (rows[rows.kind == kind].set_index(keys)[scores] for kind in ("none", "nearest"))
     return (perturbed - plain).dropna().reset_index()
