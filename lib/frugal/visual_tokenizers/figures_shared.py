@@ -63,7 +63,7 @@ def set_scores(rows: pd.DataFrame, score: str = "efid") -> go.Figure:
     words = {"efid": "eFID (log scale)", "precision": "precision (share)", "recall": "recall (share)", "copy_rate": "copy rate (share)",
              "label_accuracy": "label accuracy (share)"}
     values = rows[score].clip(lower=1e-3) if score == "efid" else rows[score]
-    fig = blank(f"{words[score].split(' (')[0]} of sets everybody can picture", words[score], "", height=340, showlegend=False)
+    fig = blank(f"{words[score].split(' (')[0]} of sets everybody can picture", words[score], "set of pictures", height=340, showlegend=False)
     fig.add_bar(x=values.tolist(), y=rows["set"].tolist(), orientation="h", marker_color=BLUE,
                 text=[f"{value:.3g}" for value in rows[score]], name=score, hovertemplate="%{y}: %{x:.3g}<extra></extra>")
     fig.update_yaxes(autorange="reversed", showgrid=False)

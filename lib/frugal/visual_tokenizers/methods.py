@@ -111,7 +111,7 @@ class ResidualGrid(Tokenizer):
 
 
 class TiTokTokens(Tokenizer):
-    """TiTok at the lengths that are trained, one network a length."""
+    """TiTok at the four lengths that were trained, one network for each length."""
 
     name, label, counts = "titok", "TiTok", (4, 8, 16, 32)
     weights = ("titok_4", "titok_8", "titok_16", "titok_32")
