@@ -44,18 +44,23 @@ def kept_curve(rows: pd.DataFrame, score: str = "psnr") -> go.Figure:
 
 
 def pictures_board(rows: pd.DataFrame, emoji: str) -> go.Figure:
-    """The original, then k = 1, 2, 4, 8, 16 from left to right; a row for every seed of the noise."""
+    """k = 1, 2, 4, 8, 16 from left to right, a row for every seed of the noise. In front the original, and what one step of
+    the decoder gives for one and for all codes: the mean of what it could draw."""
     own = select(rows, emoji=emoji)
-    real = own[own["k"] == 0]["png"].iloc[0]
     kept, seeds = sorted(set(own["k"]) - {0}), sorted(set(own["seed"]) - {-1})
+    front = [(0, "original"), (kept[0], f"mean at k = {kept[0]}"), (kept[-1], f"mean at k = {kept[-1]}")]
     pictures, captions = [], []
-    for seed in seeds:
-        pictures.append(from_text(real)), captions.append("original")
+    for (place, caption), seed in zip(front, seeds):
+        pictures.append(_picture(own, place, -1)), captions.append(caption)
         for k in kept:
             row = own[(own["k"] == k) & (own["seed"] == seed)].iloc[0]
             pictures.append(from_text(row["png"])), captions.append(f"k = {k}: {row['psnr']:.1f} dB")
     held = "held out" if bool(own["held_out"].iloc[0]) else "a training picture"
     return image_board(pictures, captions, title=f"{emoji} ({held}): the first k of 16 codes, three seeds", columns=1 + len(kept))
+
+
+def _picture(rows: pd.DataFrame, k: int, seed: int):
+    return from_text(rows[(rows["k"] == k) & (rows["seed"] == seed)]["png"].iloc[0])
 
 
 def time_curve(rows: pd.DataFrame) -> go.Figure:
