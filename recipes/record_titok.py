@@ -31,7 +31,7 @@ from frugal.visual_tokenizers.titok_stages import TwoStageTiTok
 FOLDER = Path(__file__).parents[1] / "lib/frugal/visual_tokenizers/recorded"
 WORK = Path(cache_dir()) / "training"
 TOKENIZERS = ("vq_grid_64", "titok_32", "titok_16", "titok_8", "titok_4")
-PICTURED = ("crab", "partying face", "hot beverage", "taxi", "red apple", "flag: Ghana")
+PICTURED = ("crab", "partying face", "hot beverage", "automobile", "pineapple", "flag: Ireland")      # held out
 SHOWN = ("crab", "hot beverage", "partying face")                                           # whose attention is shown
 
 
