@@ -2,7 +2,7 @@
 
 Variants: sem0, sem1, sem2, sem4, sem8 (semantic tokens an item; sem4 is the one that pages show), inside (as sem4, tokens of one item
 see each other), tiger (residual-quantized code sequences) and single (one learned token an item). All see the same 64 x
---steps windows of sessions; SETRec asks at four prefixes of each, the others at all twelve. About three CPU minutes for sem4.
+--steps windows of sessions; SETRec asks at four prefixes of each, the others at all twelve. About 2.5 CPU minutes for sem4.
 Weights of a variant that no page needs are kept in the user cache (--keep), for recipes/record_setrec.py.
 """
 import random
@@ -57,7 +57,7 @@ def metrics(model: nn.Module, users: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    parser = options(__doc__, steps=400)
+    parser = options(__doc__, steps=900)
     parser.add_argument("--variant", default="sem4")
     parser.add_argument("--keep", action="store_true", help="keep the weights in the user cache")
     args = parser.parse_args()

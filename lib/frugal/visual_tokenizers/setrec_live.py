@@ -16,7 +16,7 @@ from frugal.visual_tokenizers.setrec_cost import BEAMS
 from frugal.visual_tokenizers.setrec_measure import BETAS
 from frugal.visual_tokenizers.setrec_sequence import load_sequence_ids
 
-SHOWN = 8
+SHOWN = 6
 HISTORY = "fox, wolf, sushi, rice ball, bento box, dog face, raccoon"
 
 
