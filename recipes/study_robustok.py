@@ -35,7 +35,7 @@ def tokenizer_of(spec: Spec, work: Path, steps: int) -> VQGrid:
                            "quantizer": {"kind": "vq", "codebook_size": spec.codebook_size, "dim": spec.dim}})
     start_from_pca(model)
     perturbed = spec.kind != "none"
-    disturb = hook(PerturbSchedule(delta=scaled_delta(spec.codebook_size), kind=spec.kind), steps) if perturbed else None
+    disturb = hook(PerturbSchedule(beta=spec.beta, delta=scaled_delta(spec.codebook_size), kind=spec.kind), steps) if perturbed else None
 
     def loss(model, step, generator):
         images = batch(step, generator)
@@ -95,7 +95,7 @@ def main() -> None:
     for spec in SPECS + (BASELINES if given.baselines else ()):
         if spec.name in set(table.tokenizer):
             continue
-        work = given.work / f"{spec.codebook_size}_{spec.dim}_{spec.kind}"
+        work = given.work / f"{spec.codebook_size}_{spec.dim}_{spec.kind}_{spec.beta:g}"
         tokenizer = tokenizer_of(spec, work, given.steps).eval()
         model = generator_of(tokenizer, work, AR_STEPS).eval()
         row = {"tokenizer": spec.name, **vars(spec), "delta": scaled_delta(spec.codebook_size), "steps": given.steps, "ar_steps": AR_STEPS,

@@ -103,15 +103,17 @@ def test_the_difference_is_paired():
 
 
 def test_pairs_compare_equal_codebooks():
-    rows = pd.DataFrame({"codebook_size": [64, 64, 256, 256], "dim": 8, "kind": ["none", "nearest", "none", "random"],
-                         "r_efid": [1, 1.5, 2, 2], "p_efid": [5, 4.0, 3, 3], "g_efid": [9, 8.0, 7, 7]})
-    pairs = study.pairs_of(rows)
-    assert pairs[["r_efid", "p_efid", "g_efid"]].values.tolist() == [[0.5, -1, -1]] and pairs.codebook_size.tolist() == [64]
+    rows = pd.DataFrame({"codebook_size": [64, 64, 64, 256, 256], "dim": 8, "kind": ["none", "nearest", "nearest", "none", "random"],
+                         "beta": [0, 0.1, 1, 0, 1], "r_efid": [1, 1.5, 3, 2, 2], "p_efid": [5, 4.0, 2, 3, 3], "g_efid": [9, 8.0, 6, 7, 7]})
+    for beta, want in ((0.1, [0.5, -1, -1]), (1.0, [2, -3, -3])):
+        pairs = study.pairs_of(rows, beta)
+        assert pairs[["r_efid", "p_efid", "g_efid"]].values.tolist() == [want] and pairs.codebook_size.tolist() == [64]
 
 
 def test_specs_have_names_of_their_own():
-    names = [spec.name for spec in study.SPECS + study.BASELINES]
-    assert len(set(names)) == len(names) == 10
+    specs = study.SPECS + study.BASELINES
+    assert len({spec.name for spec in specs}) == len(specs) >= 6 + 2
+    assert all((spec.kind == "none") == (spec.beta == 0) for spec in specs)
 
 
 def test_an_unknown_emoji_is_named():
