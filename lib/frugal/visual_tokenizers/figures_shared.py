@@ -28,7 +28,9 @@ def rate_distortion(rows: pd.DataFrame, score: str = "psnr", against: str = "bit
     looks = styles(list(LABELS), tuple(method.name for method in BASELINES))
     own = ran[ran.method == picked].sort_values(column)
     said = ", ".join(f"{value:.3g} at {int(x):,}" for x, value in zip(own[column], own[score]))
-    fig = blank(f"{LABELS[picked]}: {said or 'not recorded'}", AXES[against], label, height=470)
+    ends = own.iloc[[0, -1][:len(own)]]
+    short = ", ".join(f"{value:.3g} at {int(x):,} {against}" for x, value in zip(ends[column], ends[score]))
+    fig = blank(f"{LABELS[picked]}: {label.split(' ')[0].rstrip(',')} {short or 'not recorded'}", AXES[against], label, height=470)
     fig.update_xaxes(type="log", range=[-0.2, 4.1] if against == "bits" else [-0.15, 2.3], dtick="D2", exponentformat="SI")
     fig.update_yaxes(type="linear" if more else "log", range=RANGES[score])
     if "mean_picture" in rows.attrs:
@@ -62,10 +64,11 @@ def set_scores(rows: pd.DataFrame, score: str = "efid") -> go.Figure:
     """
     words = {"efid": "eFID (log scale)", "precision": "precision (share)", "recall": "recall (share)", "copy_rate": "copy rate (share)",
              "label_accuracy": "label accuracy (share)"}
+    rows = rows.assign(set=[f"{row['set']} ({row['pictures']:,})" for _, row in rows.iterrows()])
     values = rows[score].clip(lower=1e-3) if score == "efid" else rows[score]
     fig = blank(f"{words[score].split(' (')[0]} of sets everybody can picture", words[score], "set of pictures", height=340, showlegend=False)
     fig.add_bar(x=values.tolist(), y=rows["set"].tolist(), orientation="h", marker_color=BLUE,
-                text=[f"{value:.3g}" for value in rows[score]], name=score, hovertemplate="%{y}: %{x:.3g}<extra></extra>")
+                text=[f"{value:.3g}" if abs(value) > 1e-6 else "0" for value in rows[score]], name=score, hovertemplate="%{y}: %{x:.3g}<extra></extra>")
     fig.update_yaxes(autorange="reversed", showgrid=False)
     if score == "efid":
         fig.update_xaxes(type="log", range=[-3, 2.3])
@@ -74,7 +77,7 @@ def set_scores(rows: pd.DataFrame, score: str = "efid") -> go.Figure:
                         line={"color": VERMILION, "dash": "dash"}, hovertemplate=f"as many fresh real pictures: {floor:.2f}")
     else:
         fig.update_xaxes(range=[0, 1.05])
-    said = "; ".join(f"{row['set']} {row[score]:.3g}" for _, row in rows.iterrows())
+    said = "; ".join(f"{row['set']} {row[score] if abs(row[score]) > 1e-6 else 0:.3g}" for _, row in rows.iterrows())
     return fig.update_layout(meta={"summary": f"{words[score]}: {said}."})
 
 
