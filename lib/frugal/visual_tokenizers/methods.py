@@ -182,7 +182,8 @@ class PostTrained(Tokenizer):
     paper = paper("post_training", "section 3")
 
     def network(self, num_tokens: int) -> Any:
-        return load_vq_grid("post_trained_64")
+        from frugal.visual_tokenizers.post_training import load_post_trained
+        return load_post_trained()
 
 
 @dataclass(frozen=True)
