@@ -27,7 +27,8 @@ from frugal.visual_tokenizers.gense_nets import AcousticCodec, SemanticTokenizer
 CLIPS, JUDGE_FIRST, JUDGE_CLIPS, HELD = 6000, 500_000, 2500, 200
 DRAWS = 4                                        # noisy versions of a clip among the token pairs
 BATCH, TOKEN_BATCH, ALONE = 32, 48, 250          # steps that the codec trains without its quantizer
-STEPS = {"semantic": 700, "acoustic": 1200, "judge": 500, "regression": 700, "n2s": 1000, "s2s": 1600, "no_prompt": 1300, "one_stage": 1600}
+STEADY = 2.0                                     # weight of the same features under noise and another voice
+STEPS = {"semantic": 800, "acoustic": 1200, "judge": 500, "regression": 700, "n2s": 1000, "s2s": 1600, "no_prompt": 1300, "one_stage": 1600}
 
 
 def rng_of(step: int, salt: int) -> np.random.Generator:
@@ -40,15 +41,28 @@ def held_out() -> tuple[Pool, torch.Tensor, torch.Tensor]:
     return pool, pool.clean(index), pool.noisy(index, rng_of(0, 99))
 
 
+def other_voice(mel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Frames as another voice would give them: the mel axis stretched by up to 12 %, the spectrum tilted by up to 3 dB."""
+    bins = torch.arange(mel.shape[-1])
+    stretch = 0.88 + 0.24 * torch.rand(len(mel), 1, generator=generator)
+    place = (bins * stretch).clamp(max=mel.shape[-1] - 1.001)
+    low, part = place.long()[:, None].expand_as(mel), (place % 1)[:, None]
+    warped = mel.gather(-1, low) * (1 - part) + mel.gather(-1, low + 1) * part
+    return warped + 0.3 * torch.randn(len(mel), 1, 1, generator=generator) * (bins / len(bins) - 0.5)
+
+
 def semantic(args) -> None:
     pool, (held, clean, noisy) = Pool(CLIPS, 0, args.work), held_out()
 
     def loss(net, step, generator):
         rng = rng_of(step, 1)
         index = pool.draw(BATCH, rng)
-        mel = pool.noisy(index, rng) if step % 4 else pool.clean(index)
-        logits, want = net.logits(mel).float(), pool.labels[index][:, 1::2]
-        return F.cross_entropy(logits.flatten(0, 1), want.flatten()), {"right": (logits.argmax(-1) == want).float().mean()}
+        clean_mel, noisy_mel = pool.clean(index), other_voice(pool.noisy(index, rng), generator)
+        steady, shaken = net.features(clean_mel), net.features(noisy_mel)
+        want = pool.labels[index][:, 1::2].flatten()
+        named = sum(F.cross_entropy(net.head(12 * found).float().flatten(0, 1), want) for found in (steady, shaken))
+        apart = (shaken - steady.detach()).float().square().sum(-1).mean()
+        return named / 2 + STEADY * apart, {"named": named.detach() / 2, "apart": apart.detach()}
 
     @torch.no_grad()
     def check(net):
@@ -61,8 +75,9 @@ def semantic(args) -> None:
     with torch.no_grad():
         rng = rng_of(0, 2)
         mel = torch.cat([pool.clean(np.arange(min(1500, CLIPS))), pool.noisy(np.arange(min(1500, CLIPS)), rng)])
-        features = net.features(mel).flatten(0, 1)
-    fitted = KMeans(len(net.codebook), n_init=2, max_iter=40, random_state=0).fit(features.numpy()[::2])
+        features = net.features(mel).flatten(0, 1)[::2].numpy()
+    silent = (torch.cat([pool.labels[:len(mel) // 2, 1::2]] * 2).flatten()[::2] == 0).numpy()
+    fitted = KMeans(len(net.codebook), n_init=2, max_iter=40, random_state=0).fit(features, sample_weight=np.where(silent, 0.1, 1.0))
     net.codebook.copy_(torch.from_numpy(fitted.cluster_centers_))
     net = halved(net)
     with torch.no_grad():

@@ -224,7 +224,7 @@ def make_noise(kind: str, rng: np.random.Generator, samples: int = CLIP_SAMPLES,
     return (found / np.sqrt(np.mean(found**2) + 1e-12)).astype(np.float32)
 
 
-def mix(clean: Float32[ndarray, "samples"], noise: Float32[ndarray, "samples"], snr_db: float) -> Float32[ndarray, "samples"]:
+def mix(clean: Float32[ndarray, "samples"], noise: Float32[ndarray, "samples"], snr_db: int | float) -> Float32[ndarray, "samples"]:
     """clean + noise, the noise scaled so that power of clean over power of noise is `snr_db` over the clip."""
     power = np.mean(clean**2) / max(float(np.mean(noise**2)), 1e-12)
     return (clean + noise * np.sqrt(power * 10 ** (-snr_db / 10))).astype(np.float32)
