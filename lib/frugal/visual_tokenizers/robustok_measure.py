@@ -43,13 +43,13 @@ def psnr_rows() -> list[dict]:
 
 
 def strip_rows() -> list[dict]:
-    """Pictures as text: each shown emoji decoded by both tokenizers at each alpha, the same tokens hit in both."""
+    """Pictures as text: each shown emoji decoded by both tokenizers at each alpha, the same tokens hit in both (seed 0)."""
     rows = []
     for place, emoji in zip(places_of(SHOWN), SHOWN):
         image = load_images().pixels[place][None]
         for name in (PLAIN, ROBUST):
             for alpha in STRIP_ALPHAS:
-                made = perturbed_images(load_vq_grid(name), image, alpha, STRIP_DELTA, seed=place)
+                made = perturbed_images(load_vq_grid(name), image, alpha, STRIP_DELTA, seed=0)
                 rows.append({"emoji": emoji, "tokenizer": name, "alpha": alpha, "delta": STRIP_DELTA, "psnr": float(psnr(made, image)[0]),
                              "picture": to_text(made[0].permute(1, 2, 0).numpy())})
     return rows
