@@ -103,7 +103,7 @@ class AcousticCodec(nn.Module):
         return self.tokens(log_mel(check_audio(audio)))
 
     @torch.no_grad()
-    def decode(self, codes: Int[Tensor, "b t"]) -> Float[Tensor, "b f 40"]:
+    def decode(self, codes: Int[Tensor, "..."]) -> Float[Tensor, "b f 40"]:
         """Log-mel frames, two a token. Raises ValueError for codes out of range, or without a batch axis."""
         check_codes(codes, self.quantizer.codebook_size)
         if codes.ndim != 2 or not codes.numel():
