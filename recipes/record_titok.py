@@ -103,14 +103,15 @@ def _load(model, path: Path):
 
 
 def titok_attention() -> pd.DataFrame:
-    """Attention of TiTok-16's latent tokens to the patches in each block, in thousandths."""
+    """Where TiTok-16's latent tokens look, in each block, and which patches move them, in thousandths."""
     images, model, rows = load_images(), load_titok(16), []
     for name in SHOWN:
         picture = images.pixels[images.names.index(name)]
-        maps = measure.latent_attention(model, picture[None])[0]
-        for block, per_token in enumerate(maps, 1):
-            for token, row in enumerate(per_token):
-                rows.append({"name": name, "block": block, "token": token, "on_patches": float(row.sum()), "spread": float(measure.spread(row)),
+        blocks = measure.latent_attention(model, picture[None])[0]
+        views = {f"attention, block {block}": maps for block, maps in enumerate(blocks, 1)} | {"what moves it": measure.patch_effect(model, picture)}
+        for view, maps in views.items():
+            for token, row in enumerate(maps):
+                rows.append({"name": name, "view": view, "token": token, "on_patches": float(row.sum()), "spread": float(measure.spread(row)),
                              "thousandths": " ".join(str(round(1000 * float(v))) for v in row)})
     return pd.DataFrame(rows)
 

@@ -38,6 +38,7 @@ def arguments():
     parser.add_argument("--levels", type=int, nargs="+", default=[8, 6, 5], help="FSQ: levels of each channel")
     parser.add_argument("--rank", type=int, default=192, help="components of the linear shortcut; 0 for none")
     parser.add_argument("--no-perceptual", action="store_true", help="leave eLPIPS out")
+    parser.add_argument("--note", default=None, help="a line for the card, e.g. what was tried where a gate is missed")
     parser.add_argument("--adam", type=float, default=2e-3)
     parser.add_argument("--shift", type=int, default=0, help="of the augmentation, px: the components are those of pictures as they are")
     parser.add_argument("--decay", type=float, default=0.05)
@@ -75,7 +76,8 @@ def train(given, disturb=None, **card) -> dict:
     if given.publish:
         publish(given.name or f"titok_{given.tokens}", model,
                 {"recipe": "recipes/train_titok.py", "seed": plan.seed, "steps": state["step"], "shape": shape,
-                 "cpu_s": round(state["cpu_s"]), "data_hash": PIXELS_SHA256[32], "metrics": metrics, **card},
+                 "cpu_s": round(state["cpu_s"]), "data_hash": PIXELS_SHA256[32], "metrics": metrics,
+                 **({"note": given.note} if given.note else {}), **card},
                 {"psnr_held_out": gate(given.tokens)}, given.force)
     return metrics
 

@@ -7,10 +7,16 @@ from hypothesis import strategies as st
 from frugal.core.image_metrics import psnr
 from frugal.data.emoji_images import PixelBasis, load_images
 from frugal.models.quantizers import FSQ, VectorQuantizer
+from frugal.models.token_generators import build_generator
 from frugal.models.vq_grid import VQGrid, load_vq_grid
 from frugal.visual_tokenizers.titok import (
     NUM_PATCHES, TiTok, join_latents, latent_outputs, load_titok, start_from_pca,
 )
+from frugal.visual_tokenizers.titok_cost import DIT, MASKED, chain, lengths
+from frugal.visual_tokenizers.titok_measure import (
+    latent_attention, patch_effect, prefixes, sample, spread, step_codes, usual_codes,
+)
+from frugal.visual_tokenizers.titok_measure import pictures as measured_pictures
 from frugal.visual_tokenizers.titok_stages import TwoStageTiTok, soft_codes
 
 SMALL = dict(width=16, num_blocks=1, num_heads=2)
@@ -216,3 +222,66 @@ def test_four_tokens_for_the_picture_beat_four_squares():
     real = images.pixels[images.held_out_set()]
     row, square = load_titok(4), load_vq_grid("vq_grid_4")
     assert (psnr(row.decode(row.encode(real)), real).mean() > psnr(square.decode(square.encode(real)), real).mean() + 1)
+
+
+# -- what is measured -----------------------------------------------------------------------------------------------
+
+def test_attention_rows_are_those_of_the_encoder():
+    """The maps are a softmax's share, and a token that looks at patches alone spreads over as many as it weighs alike."""
+    model = titok(5, shortcut=False)
+    maps = latent_attention(model, pictures(2))
+    assert maps.shape == (2, 1, 5, NUM_PATCHES) and (maps.sum(-1) < 1 + 1e-5).all()
+    assert torch.allclose(spread(torch.tensor([[1.0] * 4 + [0.0] * 60, [2.0] + [0.0] * 63])), torch.tensor([4.0, 1.0]))
+    for p in model.encoder.blocks[0].qkv.parameters():
+        torch.nn.init.zeros_(p)
+    assert torch.allclose(latent_attention(model, pictures(1)), torch.full((1, 1, 5, NUM_PATCHES), 1 / (NUM_PATCHES + 5)))
+
+
+def test_a_white_patch_moves_nothing_and_another_does():
+    model = titok(4)
+    image = torch.ones(3, 32, 32)
+    image[:, 4:8, 8:12] = 0.0                                      # row 1, column 2 of 8 x 8 patches
+    effect = patch_effect(model, image)
+    assert effect[:, 10] == pytest.approx(torch.ones(4), abs=1e-3) and effect.sum() == pytest.approx(4.0)
+
+
+def test_prefixes_fill_what_is_not_drawn_yet():
+    model, codes, fill = titok(4), torch.tensor([1, 2, 3, 4]), torch.tensor([9, 9, 9, 9])
+    made = prefixes(model, codes, fill, (0, 2, 4))
+    assert torch.allclose(made, model.decode(torch.tensor([[9, 9, 9, 9], [1, 2, 9, 9], [1, 2, 3, 4]])), atol=1e-6)
+    assert usual_codes(torch.tensor([[1, 5], [1, 6], [2, 6]])).tolist() == [1, 6]
+
+
+@pytest.mark.parametrize("kind", ["ar", "maskgit"])
+def test_generators_hand_the_tokenizer_good_codes(kind):
+    model = titok(4)
+    torch.manual_seed(0)
+    made = build_generator({"kind": kind, "vocab_size": 240, "length": 4, "width": 16, "num_blocks": 1, "num_heads": 2}).eval()
+    groups = torch.tensor([0, 3, 8])
+    assert measured_pictures(model, made, groups).shape == (3, 3, 32, 32)
+    assert torch.equal(measured_pictures(model, made, groups, seed=1), measured_pictures(model, made, groups, seed=1))
+    if kind == "maskgit":
+        seen = step_codes(made, groups, 1, torch.zeros(4, dtype=torch.long))
+        assert len(seen) == 4 and torch.equal(seen[-1], sample(made, groups, 1)) and (seen < 240).all()
+
+
+# -- at the paper's size --------------------------------------------------------------------------------------------
+
+def test_projected_work_is_the_published_one():
+    """DiT-XL/2 at 512 px is published with 524.6 G multiply-adds a pass (arXiv 2212.09748, table 6)."""
+    assert DIT.cost().flops / 2 == pytest.approx(524.6e9, rel=0.002)
+    assert MASKED.weights == pytest.approx(177e6, rel=0.05)
+
+
+def test_the_chain_multiplies_to_the_whole():
+    rows = chain()
+    for column, factor in (("tflops", "flops_factor"), ("ms_1", "s_1_factor"), ("ms_64", "s_64_factor")):
+        assert rows[factor].prod() == pytest.approx(rows[column].iloc[0] / rows[column].iloc[-1])
+    assert rows.flops_factor.iloc[1] == pytest.approx(250 / 8)
+    by_hand = 2 * 170e6 * 64 * 16                                   # products of the short row, without attention
+    assert rows.tflops.iloc[3] * 1e12 == pytest.approx(by_hand, rel=0.03)
+
+
+def test_short_rows_pay_only_where_products_rule():
+    at = lengths().set_index(["tokens", "batch"])["speedup"]
+    assert at[32, 64] > 7 and at[32, 1] < 2 and at[256, 64] == 1

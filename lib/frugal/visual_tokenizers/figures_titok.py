@@ -75,21 +75,21 @@ def board(rows: pd.DataFrame) -> go.Figure:
                        values=[float("nan") if pd.isna(v) else v for v in rows.psnr], value="PSNR (dB)")
 
 
-def attention(rows: pd.DataFrame, name: str = "crab", block: int = 2) -> go.Figure:
-    """What each of the 16 latent tokens of TiTok-16 looks at: sixteen maps of 8 x 8 patches, brightest where it looks most."""
-    part = select(rows, name=name, block=block).sort_values("token")
+def attention(rows: pd.DataFrame, name: str = "crab", view: str = "what moves it") -> go.Figure:
+    """What each of the 16 latent tokens of TiTok-16 looks at, or is moved by: sixteen maps of 8 x 8 patches."""
+    part = select(rows, name=name, view=view).sort_values("token")
     maps = np.stack([np.array(text.split(), dtype=float) for text in part.thousandths]).reshape(4, 4, 8, 8) / 10
     gaps = np.full((4, 9, 4, 9), np.nan)
     gaps[:, :8, :, :8] = maps.transpose(0, 2, 1, 3)
-    wide = float(part.spread.median())
-    fig = blank(f"{name}, block {block}: a token spreads over {wide:.0f} of 64 patches (median)", "patch, left to right", "patch, top to bottom", height=520)
-    fig.add_heatmap(z=gaps.reshape(36, 36)[:35, :35], colorscale=SEQUENTIAL, zmin=0, zmax=float(np.nanmax(maps)), hoverongaps=False, name="attention",
-                    meta="gaps", hovertemplate="%{z:.1f} %<extra></extra>", colorbar=color_bar("attention (% of the token's)"))
+    words = f"{name}, {view}: a token spreads over {float(part.spread.median()):.0f} of 64 patches (median)"
+    fig = blank(words, "patch, left to right", "patch, top to bottom", height=520)
+    fig.add_heatmap(z=gaps.reshape(36, 36)[:35, :35], colorscale=SEQUENTIAL, zmin=0, zmax=float(np.nanmax(maps)), hoverongaps=False, name="share",
+                    meta="gaps", hovertemplate="%{z:.1f} %<extra></extra>", colorbar=color_bar("share (%)"))
     fig.update_xaxes(visible=False, scaleanchor="y", constrain="domain")
     fig.update_yaxes(visible=False, autorange="reversed", constrain="domain")
     said = ", ".join(f"{value:.0f}" for value in part.spread)
-    return fig.update_layout(meta={"summary": f"{name}, block {block}: tokens 0-15 spread over {said} of 64 patches; on patches "
-                                   f"{100 * part.on_patches.mean():.0f} % of their attention, the rest on latent tokens."})
+    on = "" if view == "what moves it" else f"; on patches {100 * part.on_patches.mean():.0f} % of their attention, the rest on latent tokens"
+    return fig.update_layout(meta={"summary": f"{name}, {view}: tokens 0-15 spread over {said} of 64 patches{on}."})
 
 
 def steps(rows: pd.DataFrame, tokenizer: str = "titok_16") -> go.Figure:
@@ -145,7 +145,7 @@ def titok_board() -> Explorer:
 
 def titok_attention() -> Explorer:
     rows = load_recorded(FAMILY, "titok_attention")
-    return explore(attention, rows, name=choice(list(dict.fromkeys(rows.name)), "Emoji"), block=choice(sorted(set(rows.block)), "Block", default=2))
+    return explore(attention, rows, name=choice(list(dict.fromkeys(rows.name)), "Emoji"), view=choice(list(dict.fromkeys(rows["view"])), "View"))
 
 
 def titok_steps() -> Explorer:

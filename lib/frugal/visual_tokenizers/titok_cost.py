@@ -24,10 +24,10 @@ class Passes:
     width: int
     tokens: int
     passes: int
-    once: float = 0.0
+    once: int = 0
 
     @property
-    def weights(self) -> float:
+    def weights(self) -> int:
         return 12 * self.layers * self.width ** 2
 
     def cost(self, batch: int = 1) -> Cost:
@@ -35,7 +35,7 @@ class Passes:
         products = 2 * (self.weights * self.tokens + self.once) + 4 * self.layers * self.width * self.tokens ** 2
         return Cost(flops=batch * products, bytes=2 * (self.weights + self.once))
 
-    def flops(self) -> float:
+    def flops(self) -> int:
         return self.passes * self.cost().flops
 
     def seconds(self, batch: int = 1, on: str = GPU) -> float:

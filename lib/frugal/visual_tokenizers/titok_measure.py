@@ -94,6 +94,18 @@ def latent_attention(model: TiTok, images: Float[Tensor, "b 3 h h"]) -> Float[Te
     return torch.stack(found, 1)
 
 
+@torch.no_grad()
+def patch_effect(model: TiTok, image: Float[Tensor, "3 h h"]) -> Float[Tensor, "k p"]:
+    """How far each latent moves when a patch is painted white, shortcut included; rows sum to 1."""
+    side, patch = round(NUM_PATCHES ** 0.5), image.shape[-1] // round(NUM_PATCHES ** 0.5)
+    cut = image.repeat(NUM_PATCHES, 1, 1, 1)
+    for place in range(NUM_PATCHES):
+        row, col = patch * (place // side), patch * (place % side)
+        cut[place, :, row:row + patch, col:col + patch] = 1.0
+    moved = (model.latents(cut) - model.latents(image[None])).norm(dim=-1).T                # (K, P)
+    return moved / moved.sum(-1, keepdim=True).clamp(min=1e-12)
+
+
 def spread(attention: Float[Tensor, "*n p"]) -> Float[Tensor, "*n"]:
     """Over how many patches a row is spread: 2 ** entropy of its share for each patch, 1 to P."""
     share = attention / attention.sum(-1, keepdim=True)
