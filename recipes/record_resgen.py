@@ -2,7 +2,7 @@
 
     python recipes/record_resgen.py [TABLE ...]
 
-Without names all tables are written. `resgen_quality` and `resgen_noise` need the models of recipes/train_resgen.py: the shipped
+Without names all tables are written. The tables of scores need the models of recipes/train_resgen.py: the shipped
 ones, and of the rivals the final.safetensors in ~/.cache/frugal/training/resgen_<kind>_<depth>.
 """
 import sys
@@ -16,6 +16,7 @@ from frugal.core.fetch import cache_dir
 from frugal.core.recording import record
 from frugal.data.emoji_images import load_images
 from frugal.models.emoji_scores import efid_floor, set_scores
+from frugal.visual_tokenizers import resgen_live as live
 from frugal.visual_tokenizers import resgen_measure as measure
 from frugal.visual_tokenizers.resgen import load_resgen, load_rvq
 from train_resgen import build
@@ -66,14 +67,30 @@ def resgen_quality() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def noise_rows(grids: dict[str, list[dict]]) -> pd.DataFrame:
+    """Scores of each sampler at each setting, 8 steps, with other random numbers than the rows that are shown."""
+    return pd.DataFrame([{**setting, **scored(name, seed=1, **setting)} for name, grid in grids.items() for setting in grid])
+
+
 def resgen_noise() -> pd.DataFrame:
-    """ResGen's two temperatures at 8 steps."""
-    return pd.DataFrame([{"temperature": temperature, "confidence": confidence,
-                          **scored("ResGen", temperature=temperature, confidence=confidence)}
-                         for temperature in (0.6, 0.8, 1.0) for confidence in (0.0, 2.0, 8.0, 32.0)])
+    """ResGen's temperatures: of the drawn vectors, and of the order in which slots are filled."""
+    return noise_rows({"ResGen": [{"temperature": t, "confidence": c} for t in (0.6, 0.8, 1.0) for c in (0.0, 2.0, 8.0, 32.0)]})
 
 
-TABLES = [resgen_speed, resgen_depth, resgen_noise, resgen_quality]
+def resgen_noise_rivals() -> pd.DataFrame:
+    """The rivals' temperatures, so that each is shown at its best."""
+    both = [{"temperature": t, "confidence": c} for t in (0.8, 1.0) for c in (1.0, 4.0)]
+    return noise_rows({"RQ-Transformer": [{"temperature": t} for t in (0.7, 0.85, 1.0)],
+                       "flat MaskGIT": [{"temperature": t} for t in (1.0, 2.0, 4.0, 8.0)],
+                       "level by level": both, "softmax heads": both})
+
+
+def resgen_board() -> pd.DataFrame:
+    """Two pictures, watched while they are made."""
+    return pd.DataFrame([row for group, seed, steps in live.EXAMPLES for row in live.to_rows(group, seed, live.fill(group, steps, seed))])
+
+
+TABLES = [resgen_speed, resgen_depth, resgen_noise, resgen_noise_rivals, resgen_quality, resgen_board]
 
 
 def main(names: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Figures of ResGen: time against depth, scores against steps, what depth keeps, and the board that fills from the shallow end.
 
-Rows: `recorded/resgen_*.json` (recipes/record_resgen.py); the board is drawn from the shipped models when the page is made.
+Rows: `recorded/resgen_*.json` (recipes/record_resgen.py).
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from frugal.core.recording import load_recorded
 from frugal.explore import Explorer, choice, explore, select
 from frugal.explore.pictures.boards import image_board
 from frugal.explore.theme import GREY, SEQUENTIAL, blank, styles
-from frugal.visual_tokenizers.resgen_live import Filling, fill
+from frugal.visual_tokenizers.resgen_live import from_rows
 from frugal.visual_tokenizers.resgen_measure import SAMPLERS, projection_rows
 
 __all__ = ["FIGURES", "board", "depth_cost", "depth_keeps", "step_scores"]
@@ -21,12 +21,11 @@ COSTS = {"cpu_ms": "processor time, one thread (ms an image)",
          "gflops": "counted work (GFLOP an image)", "passes": "forward passes", "projected": "projected, 574 M on an A100 (ms an image)"}
 SCORES = {"efid": "g-eFID (lower is better)", "copy_rate": "copy rate (share of copied pictures)",
           "label_accuracy": "made pictures in the asked group (share)", "recall": "recall (share)"}
-EXAMPLES = (("Animals & Nature", 0), ("Food & Drink", 1), ("Flags", 0))
 BOARD_STEPS = 8
 
 
 def recorded(name: str) -> pd.DataFrame:
-    """The recorded rows "resgen_speed", "resgen_depth", "resgen_quality" or "resgen_noise"."""
+    """The recorded rows "resgen_speed", "resgen_depth", "resgen_quality", "resgen_noise" or "resgen_board"."""
     return load_recorded("visual_tokenizers", name)
 
 
@@ -85,19 +84,19 @@ def depth_keeps(rows: pd.DataFrame, score: str = "psnr") -> go.Figure:
     return fig
 
 
-def board(rows: dict[str, Filling], example: str, step: int = BOARD_STEPS) -> go.Figure:
+def board(rows: pd.DataFrame, group: str, step: int = BOARD_STEPS) -> go.Figure:
     """Levels by places: after which step each slot was filled. Beside it the picture of the slots seen so far, and the guess
     for the whole picture, made in the same step."""
-    filling = rows[example]
+    filling = from_rows(select(rows, group=group))
     slots, depth = filling.shown_at, filling.shown_at.shape[1]
     seen = int((slots <= step).sum())
     fig = image_board([filling.seen[step - 1], filling.guess[step - 1]], ["seen so far", "guess for all"], columns=1,
-                      title=f"{example}: {seen} of {slots.size} slots after step {step} of {len(filling.seen)}")
+                      title=f"{group}: {seen} of {slots.size} slots after step {step} of {len(filling.seen)}")
     grid = [[int(n) if n <= step else None for n in slots[:, level]] for level in range(depth)]
     fig.add_heatmap(z=grid, x=list(range(1, len(slots) + 1)), y=list(range(1, depth + 1)), xaxis="x2", yaxis="y2", name="slots",
                     colorscale=SEQUENTIAL, zmin=1, zmax=len(filling.seen), xgap=1, ygap=1, hoverongaps=False,
                     hovertemplate="place %{x}, level %{y}: filled in step %{z}<extra></extra>",
-                    colorbar={"title": {"text": "filled in step"}, "thickness": 12})
+                    colorbar={"title": {"text": "step"}, "thickness": 12})
     fig.update_xaxes(domain=[0.7, 1])
     fig.update_layout(xaxis2={"domain": [0, 0.6], "anchor": "y2", "title": {"text": "place (of the 4 x 4 grid, row by row)"}},
                       yaxis2={"domain": [0.15, 0.85], "anchor": "x2", "autorange": "reversed", "title": {"text": "level"}},
@@ -105,14 +104,14 @@ def board(rows: dict[str, Filling], example: str, step: int = BOARD_STEPS) -> go
     fig.data[-1].colorbar.x = 0.61
     table = {"columns": ["place", *[f"level {j + 1}" for j in range(depth)]],
              "rows": [[i + 1, *[int(n) if n <= step else None for n in row]] for i, row in enumerate(slots)]}
-    return fig.update_layout(meta={"table": table, "summary": f"{example}, step {step}: {seen} of {slots.size} slots are filled, "
+    return fig.update_layout(meta={"table": table, "summary": f"{group}, step {step}: {seen} of {slots.size} slots are filled, "
                                    f"{int((slots[:, 0] <= step).sum())} of {len(slots)} at the first level and "
                                    f"{int((slots[:, -1] <= step).sum())} at the last."})
 
 
 def _board() -> Explorer:
-    rows = {name: fill(name, BOARD_STEPS, seed) for name, seed in EXAMPLES}
-    return explore(board, rows, example=choice(list(rows), "Group"),
+    rows = recorded("resgen_board")
+    return explore(board, rows, group=choice(list(dict.fromkeys(rows["group"])), "Group"),
                    step=choice(range(1, BOARD_STEPS + 1), "Step", default=4))
 
 

@@ -5,17 +5,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
+from frugal.core.recording import load_recorded
 from frugal.data.emoji_images import load_images
 from frugal.explore.pictures.boards import image_board
+from frugal.explore.pictures.stored import from_text, to_text
 from frugal.visual_tokenizers.resgen import ResGen, load_resgen, load_rvq, visible
 from frugal.visual_tokenizers.resgen_measure import CHOSEN
 from frugal.visual_tokenizers.resgen_sampling import generate
 
 STEPS = (1, 2, 4, 8, 16, 32)
+EXAMPLES = (("Smileys & Emotion", 0, 8), ("Animals & Nature", 3, 8))          # group, seed, steps of the recorded board
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,31 @@ def _pixels(images: Tensor) -> np.ndarray:
     return (images[0].permute(1, 2, 0) * 255).round().byte().numpy()
 
 
+def to_rows(group: str, seed: int, filling: Filling) -> list[dict[str, Any]]:
+    """One row a step, pictures as text; `shown_at` is repeated."""
+    order = " ".join(str(n) for n in filling.shown_at.flatten())
+    return [{"group": group, "seed": seed, "step": step, "depth": filling.shown_at.shape[1], "shown_at": order, "seen": to_text(seen),
+             "guess": to_text(guess)} for step, (seen, guess) in enumerate(zip(filling.seen, filling.guess), 1)]
+
+
+def from_rows(rows: pd.DataFrame) -> Filling:
+    """The filling of one group's rows, as `to_rows` made them."""
+    rows = rows.sort_values("step")
+    order = np.array(rows["shown_at"].iloc[0].split(), int).reshape(-1, int(rows["depth"].iloc[0]))
+    return Filling(order, *([np.asarray(from_text(text)) for text in rows[kind]] for kind in ("seen", "guess")))
+
+
+def result_of(group: str, seed: int, found: Filling) -> dict[str, Any]:
+    """A filling as the live run hands it over."""
+    steps = len(found.seen)
+    return {"group": group, "seed": seed, "filled": [int((found.shown_at <= s + 1).sum()) for s in range(steps)],
+            "slots": found.shown_at.size, "seen": [p.tolist() for p in found.seen], "guess": [p.tolist() for p in found.guess]}
+
+
 def draw_picture(inputs: dict[str, Any], progress: Callable) -> dict[str, Any]:
     """The live run: a picture of inputs["group"] in inputs["steps"] forward passes, all its stages."""
-    steps = int(inputs["steps"])
-    found = fill(inputs["group"], steps, int(inputs["seed"]), lambda step: progress((step + 1) / steps))
-    return {"group": inputs["group"], "seed": int(inputs["seed"]), "filled": [int((found.shown_at <= s + 1).sum()) for s in range(steps)],
-            "slots": found.shown_at.size, "seen": [p.tolist() for p in found.seen], "guess": [p.tolist() for p in found.guess]}
+    group, steps, seed = inputs["group"], int(inputs["steps"]), int(inputs["seed"])
+    return result_of(group, seed, fill(group, steps, seed, lambda step: progress((step + 1) / steps)))
 
 
 def stages(result: dict[str, Any], most: int = 8) -> go.Figure:
@@ -83,13 +106,16 @@ def stages(result: dict[str, Any], most: int = 8) -> go.Figure:
 
 
 def recorded_picture() -> dict[str, Any]:
-    """What the form's first inputs give."""
-    return draw_picture({"group": "Animals & Nature", "steps": 8, "seed": 0}, lambda *args: None)
+    """What the form's first inputs gave when the board was recorded."""
+    rows = load_recorded("visual_tokenizers", "resgen_board")
+    group, seed, _ = EXAMPLES[0]
+    return result_of(group, seed, from_rows(rows[rows["group"] == group]))
 
 
 def inputs() -> dict[str, Any]:
     """The form: group, steps, seed."""
     from frugal.explore import choice
 
-    return {"group": choice((*load_images().group_names, "any group"), "Group", default="Animals & Nature"),
-            "steps": choice(STEPS, "Forward passes", default=8), "seed": choice(range(20), "Seed", default=0)}
+    group, seed, steps = EXAMPLES[0]
+    return {"group": choice((*load_images().group_names, "any group"), "Group", default=group),
+            "steps": choice(STEPS, "Forward passes", default=steps), "seed": choice(range(20), "Seed", default=seed)}
