@@ -186,6 +186,16 @@ def test_a_moved_encoder_is_seen(tokenizer):
     assert post.frozen_hash(tokenizer, parts) != before
 
 
+def test_the_hash_sees_the_least_change_but_not_the_sign_of_zero(tokenizer):
+    weight = tokenizer.to_latents.weight.data
+    weight[0, 0] = -0.0
+    before = post.frozen_hash(tokenizer)
+    weight[0, 0] = 0.0
+    assert post.frozen_hash(tokenizer) == before
+    weight[0, 1] = torch.nextafter(weight[0, 1], torch.full_like(weight[0, 1], 9.0))
+    assert post.frozen_hash(tokenizer) != before
+
+
 def test_the_decoder_is_what_it_says(tokenizer):
     parts = post.decoder_parts(tokenizer)
     assert parts and all(name.startswith(("decoder.", "linear_out.")) for name in parts)

@@ -91,12 +91,14 @@ def freeze_all_but_decoder(tokenizer: VQGrid) -> VQGrid:
 
 
 def frozen_hash(model: nn.Module, leave_out: Sequence[str] = ()) -> str:
-    """sha256 over all tensors of a model but those left out, 16 hex digits: equal before and after means untouched."""
-    digest = hashlib.sha256()
+    """sha256 over the values of all tensors but those left out, 16 hex digits: equal before and after means untouched."""
+    digest, skipped = hashlib.sha256(), set(leave_out)
     for name, tensor in sorted(model.state_dict().items()):
-        if name not in set(leave_out):
+        if name not in skipped:
+            # Averaging a weight with itself may turn -0.0 into 0.0, which is the same value in other bytes; + 0.0 settles on one.
+            values = tensor.detach() + 0.0 if tensor.is_floating_point() else tensor.detach()
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-            digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+            digest.update(values.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
