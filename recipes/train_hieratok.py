@@ -1,9 +1,9 @@
 """Train HieraTok and what it is compared with, and on each latent the same small flow generator.
 
     python recipes/train_hieratok.py --work FOLDER --publish [--steps 400] [--flow-steps 400] [--seeds 2]
-        [--variants hieratok single full shuffled]
+        [--variants hieratok single full shuffled no_coarse]
 
-One thread, about ten CPU-minutes for four variants and two seeds. Writes FOLDER/rows.json (read by record_hieratok.py) and
+One thread, about thirteen CPU-minutes for five variants and two seeds. Writes FOLDER/rows.json (read by record_hieratok.py) and
 publishes the weights "hieratok" and "hieratok_single" of seed 0.
 """
 import json
@@ -22,7 +22,7 @@ from frugal.visual_tokenizers.hieratok import PATCH, SHAPE, HieraTok
 from frugal.visual_tokenizers.hieratok_flow import LatentFlow
 
 VARIANTS = {"hieratok": {}, "single": {"scales": [8]}, "full": {"full": True}, "shuffled": {"shuffled": True},
-            "encoder": {"decoder_scales": [8]}, "decoder": {"encoder_scales": [8]},
+            "no_coarse": {}, "encoder": {"decoder_scales": [8]}, "decoder": {"encoder_scales": [8]},
             "two": {"scales": [4, 8]}, "three": {"scales": [2, 4, 8]}}
 PUBLISHED = {"hieratok": "hieratok", "single": "hieratok_single"}
 BATCH, FLOW_BATCH, LOSSES = 32, 64, dict(l1=1.0, mse=2.0, kl=1e-4, coarse=0.25)
@@ -42,8 +42,8 @@ def start_linear(model: HieraTok, pixels: Tensor) -> None:
     model.linear_out.bias.data = average.clone()
 
 
-def tokenizer_loss(pixels: Tensor):
-    """L1, squared error, KL, and L1 of what the coarser scales say against the averaged picture."""
+def tokenizer_loss(pixels: Tensor, weight: float):
+    """L1, squared error, KL, and `weight` times the L1 of what the coarser scales say against the averaged picture."""
     def loss(model: HieraTok, step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
         images = augment(pixels[torch.randint(len(pixels), (BATCH,), generator=generator)], generator)
         latent = model.latent(images)
@@ -51,7 +51,7 @@ def tokenizer_loss(pixels: Tensor):
         fine = LOSSES["l1"] * (made - images).abs().mean() + LOSSES["mse"] * (made - images).square().mean()
         coarse = sum(((level - F.adaptive_avg_pool2d(images, level.shape[-1])).abs().mean() for level in rough),
                      torch.zeros(()))
-        return fine + LOSSES["kl"] * latent.kl + LOSSES["coarse"] * coarse, {"fine": fine, "kl": latent.kl}
+        return fine + LOSSES["kl"] * latent.kl + weight * coarse, {"fine": fine, "kl": latent.kl}
 
     return loss
 
@@ -92,7 +92,8 @@ def train_one(variant: str, seed: int, images: EmojiImages, given) -> list[dict]
     torch.manual_seed(seed)
     model = HieraTok(**shape)
     start_linear(model, pixels)
-    state = fit(model, tokenizer_loss(pixels), work, Plan(given.steps, ema=0.99, seed=seed, every=100))
+    weight = 0.0 if variant == "no_coarse" else LOSSES["coarse"]
+    state = fit(model, tokenizer_loss(pixels, weight), work, Plan(given.steps, ema=0.99, seed=seed, every=100))
     halved(model).eval()
     scores = tokenizer_scores(model, images)
     head = {"variant": variant, "seed": seed}
@@ -126,7 +127,7 @@ def main() -> None:
     parser = options(__doc__, 400)
     parser.add_argument("--flow-steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--variants", nargs="+", default=["hieratok", "single", "full", "shuffled"], choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=["hieratok", "single", "full", "shuffled", "no_coarse"], choices=list(VARIANTS))
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from frugal.explore.theme import blank, styles
 __all__ = ["FIGURES", "LABELS", "coarse_board", "cost_bars", "flow_curve", "recorded", "scale_mask", "score_points"]
 
 LABELS = {"single": "single scale", "hieratok": "pyramid, scale-causal (HieraTok)", "full": "pyramid, full attention",
-          "shuffled": "pyramid of shuffled tokens (control)", "encoder": "pyramid in the encoder only",
+          "shuffled": "pyramid of shuffled tokens (control)", "no_coarse": "HieraTok without the coarse losses", "encoder": "pyramid in the encoder only",
           "decoder": "pyramid in the decoder only", "two": "scales 4, 8", "three": "scales 2, 4, 8"}
 SCORES = {"refid": "r-eFID, all emoji", "psnr": "PSNR, held out (dB)", "elpips": "eLPIPS, held out",
           "neighbour_cosine": "cosine of neighbouring latents", "between_efid": "eFID of pictures half-way between two latents"}
