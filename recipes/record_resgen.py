@@ -5,6 +5,7 @@
 Without names all tables are written. The tables of scores need the models of recipes/train_resgen.py: the shipped
 ones, and of the rivals the final.safetensors in ~/.cache/frugal/training/resgen_<kind>_<depth>.
 """
+
 import sys
 from pathlib import Path
 
@@ -23,7 +24,13 @@ from train_resgen import build
 
 FOLDER = Path(__file__).parents[1] / "lib/frugal/visual_tokenizers/recorded"
 STEPS = (1, 2, 4, 8, 16, 32, 64)
-KINDS = {"ResGen": "resgen", "RQ-Transformer": "rq", "flat MaskGIT": "flat", "level by level": "softmax", "softmax heads": "softmax"}
+KINDS = {
+    "ResGen": "resgen",
+    "RQ-Transformer": "rq",
+    "flat MaskGIT": "flat",
+    "level by level": "softmax",
+    "softmax heads": "softmax",
+}
 
 
 def trained(name: str, depth: int = 8):
@@ -40,8 +47,12 @@ def scored(name: str, depth: int = 8, **options) -> dict:
     """Scores of one picture for each emoji, of its group."""
     groups = load_images().groups
     made = measure.pictures(load_rvq(), name, trained(name, depth), groups, **{**measure.CHOSEN[name], **options})
-    row = {"sampler": name, "depth": depth, "passes": measure.forward_passes(name, depth, options.get("num_steps", measure.STEPS)),
-           **set_scores(made, groups)}
+    row = {
+        "sampler": name,
+        "depth": depth,
+        "passes": measure.forward_passes(name, depth, options.get("num_steps", measure.STEPS)),
+        **set_scores(made, groups),
+    }
     print(row, flush=True)
     return row
 
@@ -61,33 +72,52 @@ def resgen_quality() -> pd.DataFrame:
     rows += [scored("ResGen", depth) for depth in (2, 4)]
     rows += [scored(name) for name in measure.SAMPLERS if name != "ResGen"]
     for depth in (2, 4, 8):
-        decoded = torch.cat([tokenizer.decode(tokenizer.encode(part)[..., :depth]) for part in images.pixels.split(256)])
-        rows.append({"sampler": "real pictures, decoded", "depth": depth, "passes": 0, **set_scores(decoded, images.groups)})
+        decoded = torch.cat(
+            [tokenizer.decode(tokenizer.encode(part)[..., :depth]) for part in images.pixels.split(256)]
+        )
+        rows.append(
+            {"sampler": "real pictures, decoded", "depth": depth, "passes": 0, **set_scores(decoded, images.groups)}
+        )
     rows.append({"sampler": "floor", "depth": 0, "passes": 0, "efid": efid_floor()})
     return pd.DataFrame(rows)
 
 
 def noise_rows(grids: dict[str, list[dict]]) -> pd.DataFrame:
     """Scores of each sampler at each setting, 8 steps, with other random numbers than the rows that are shown."""
-    return pd.DataFrame([{**setting, **scored(name, seed=1, **setting)} for name, grid in grids.items() for setting in grid])
+    return pd.DataFrame(
+        [{**setting, **scored(name, seed=1, **setting)} for name, grid in grids.items() for setting in grid]
+    )
 
 
 def resgen_noise() -> pd.DataFrame:
     """ResGen's temperatures: of the drawn vectors, and of the order in which slots are filled."""
-    return noise_rows({"ResGen": [{"temperature": t, "confidence": c} for t in (0.6, 0.8, 1.0) for c in (0.0, 2.0, 8.0, 32.0)]})
+    return noise_rows(
+        {"ResGen": [{"temperature": t, "confidence": c} for t in (0.6, 0.8, 1.0) for c in (0.0, 2.0, 8.0, 32.0)]}
+    )
 
 
 def resgen_noise_rivals() -> pd.DataFrame:
     """The rivals' temperatures, so that each is shown at its best."""
-    both = [{"temperature": t, "confidence": c} for t in (0.8, 1.0) for c in (1.0, 4.0)]
-    return noise_rows({"RQ-Transformer": [{"temperature": t} for t in (0.7, 0.85, 1.0)],
-                       "flat MaskGIT": [{"temperature": t} for t in (1.0, 2.0, 4.0, 8.0)],
-                       "level by level": both, "softmax heads": both})
+    both = [{"temperature": t, "confidence": c} for t in (0.8, 1.0) for c in (1.0, 8.0, 32.0)]
+    return noise_rows(
+        {
+            "RQ-Transformer": [{"temperature": t} for t in (0.7, 0.85, 1.0)],
+            "flat MaskGIT": [{"temperature": t} for t in (1.0, 2.0, 4.0, 8.0)],
+            "level by level": both,
+            "softmax heads": both,
+        }
+    )
 
 
 def resgen_board() -> pd.DataFrame:
     """Two pictures, watched while they are made."""
-    return pd.DataFrame([row for group, seed, steps in live.EXAMPLES for row in live.to_rows(group, seed, live.fill(group, steps, seed))])
+    return pd.DataFrame(
+        [
+            row
+            for group, seed, steps in live.EXAMPLES
+            for row in live.to_rows(group, seed, live.fill(group, steps, seed))
+        ]
+    )
 
 
 TABLES = [resgen_speed, resgen_depth, resgen_noise, resgen_noise_rivals, resgen_quality, resgen_board]

@@ -6,6 +6,7 @@
 time. Trained on five copies of each picture, four of them shifted. --publish ships the weights; without it they stay in the
 work folder, where recipes/record_resgen.py finds those of the rivals.
 """
+
 import torch
 from safetensors.torch import save_file
 
@@ -18,7 +19,7 @@ from training import Plan, fit, halved, options, publish
 KINDS = {"resgen": ResGen, "rq": RQTransformer, "flat": FlatMaskGIT, "softmax": SoftmaxHeads}
 SIZES = {"width": 96, "num_blocks": 3, "num_heads": 4}
 EXTRA = {"resgen": {"components": 32}, "rq": {"depth_blocks": 1}}
-STEPS = {"resgen": (3000, 64), "rq": (2000, 32), "flat": (1500, 16), "softmax": (2200, 64)}             # and pictures a step
+STEPS = {"resgen": (3000, 64), "rq": (2000, 32), "flat": (1500, 16), "softmax": (2200, 64)}  # and pictures a step
 COPIES = 5
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     steps, size = given.steps or STEPS[kind][0], STEPS[kind][1]
     codes, classes = codes_of(images.train(), COPIES)
     held, held_classes = codes_of(images.held_out_set(), 1)
-    codes, held = codes[..., :given.depth], held[..., :given.depth]
+    codes, held = codes[..., : given.depth], held[..., : given.depth]
     model = build(kind, given.depth)
     if kind in ("resgen", "softmax"):
         model.measure_scales(codes)
@@ -64,14 +65,26 @@ def main() -> None:
     def check(model):
         model.eval()
         some = slice(0, len(held))
-        return {name: round(float(model.loss(x[some], c[some], torch.Generator().manual_seed(1))), 4)
-                for name, x, c in (("held_out_nats", held, held_classes), ("train_nats", codes[:len(held)], classes[:len(held)]))}
+        return {
+            name: round(float(model.loss(x[some], c[some], torch.Generator().manual_seed(1))), 4)
+            for name, x, c in (
+                ("held_out_nats", held, held_classes),
+                ("train_nats", codes[: len(held)], classes[: len(held)]),
+            )
+        }
 
     plan = Plan(steps=steps, ema=0.995)
     state = fit(model, loss, given.work, plan, check)
     metrics = check(halved(model))
-    card = {"recipe": "recipes/train_resgen.py", "seed": plan.seed, "steps": steps, "cpu_s": round(state["cpu_s"]),
-            "data_hash": PIXELS_SHA256[32], "metrics": metrics, "shape": {"depth": given.depth, **SIZES, **EXTRA.get(kind, {})}}
+    card = {
+        "recipe": "recipes/train_resgen.py",
+        "seed": plan.seed,
+        "steps": steps,
+        "cpu_s": round(state["cpu_s"]),
+        "data_hash": PIXELS_SHA256[32],
+        "metrics": metrics,
+        "shape": {"depth": given.depth, **SIZES, **EXTRA.get(kind, {})},
+    }
     print(card, flush=True)
     save_file(model.state_dict(), given.work / "final.safetensors")
     if given.publish:

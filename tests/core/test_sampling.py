@@ -47,7 +47,9 @@ def filters_before_the_temperature(logits, top_p):
     return filtered(logits, 1.0, 0, top_p).isfinite()
 
 
-@pytest.mark.parametrize("wrong, temperature", [(drops_the_one_that_crosses, 1.0), (filters_before_the_temperature, 0.3)])
+@pytest.mark.parametrize(
+    "wrong, temperature", [(drops_the_one_that_crosses, 1.0), (filters_before_the_temperature, 0.3)]
+)
 def test_wrong_filters_are_seen(wrong, temperature):
     kept = wrong(ROWS[0], 0.8).nonzero().flatten().tolist()
     assert set(kept) != kept_by_loop(ROWS[0].tolist(), temperature, 0, 0.8)
@@ -61,7 +63,11 @@ def test_limits():
     assert draw(ROWS, torch.Generator().manual_seed(0), top_k=1).tolist() == [0, 4]
     assert draw(ROWS, torch.Generator().manual_seed(0), top_p=1e-6).tolist() == [0, 4]
     a, b = ROWS[:1], ROWS[1:]
-    assert torch.equal(guided(a, b, 0), b) and torch.allclose(guided(a, b, 1), a) and torch.allclose(guided(a, b, 3), 3 * a - 2 * b)
+    assert (
+        torch.equal(guided(a, b, 0), b)
+        and torch.allclose(guided(a, b, 1), a)
+        and torch.allclose(guided(a, b, 3), 3 * a - 2 * b)
+    )
 
 
 def test_draws_follow_the_filtered_distribution():
@@ -70,7 +76,9 @@ def test_draws_follow_the_filtered_distribution():
     assert torch.allclose(share, filtered(ROWS[0], 0.7, 3).softmax(-1), atol=0.015)
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "bad", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}]
+)
 def test_bad_filters_are_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         draw(ROWS, **bad)

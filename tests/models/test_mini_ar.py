@@ -35,7 +35,9 @@ def uncached(ar: MiniAR, classes, generator, guidance: float = 1.0, scale=None) 
 
 @pytest.mark.parametrize("guidance", [1.0, 0.0, 2.5])
 def test_cached_sampling_is_the_uncached_one(guidance):
-    assert torch.equal(model().generate(CLASSES, seeded(), guidance=guidance), uncached(model(), CLASSES, seeded(), guidance))
+    assert torch.equal(
+        model().generate(CLASSES, seeded(), guidance=guidance), uncached(model(), CLASSES, seeded(), guidance)
+    )
 
 
 def test_cached_logits_are_the_uncached_ones():
@@ -63,7 +65,7 @@ def test_forced_codes_come_out_and_the_rest_goes_on_from_them():
     first[:, 1:] = False
     made = ar.generate(CLASSES, temperature=0, forced=(given, first))
     assert torch.equal(made[:, 0], given[:, 0])
-    assert torch.equal(ar(made, CLASSES)[:, 1:].argmax(-1), made[:, 1:])            # greedy from the given code on
+    assert torch.equal(ar(made, CLASSES)[:, 1:].argmax(-1), made[:, 1:])  # greedy from the given code on
 
 
 def test_stopping_early_gives_the_beginning_and_every_step_is_shown():
@@ -79,7 +81,9 @@ def test_loss_is_the_mean_over_codes_and_drops_classes_in_training_only():
     assert torch.allclose(ar.loss(codes, CLASSES), nats, atol=1e-6)
     ar.class_dropout = 1.0
     dropped = ar.train().loss(codes, CLASSES, seeded())
-    assert torch.allclose(dropped, ar.eval().loss(codes, torch.full((4,), 3)), atol=1e-6) and not torch.allclose(dropped, nats)
+    assert torch.allclose(dropped, ar.eval().loss(codes, torch.full((4,), 3)), atol=1e-6) and not torch.allclose(
+        dropped, nats
+    )
     share = (drop_classes(torch.zeros(5000, dtype=torch.long), 3, 0.1, seeded()) == 3).float().mean()
     assert 0.08 < share < 0.12
 
@@ -101,7 +105,12 @@ def test_a_later_code_has_no_influence():
         (lambda ar: ar.generate(CLASSES, top_p=0.0), "top_p"),
         (lambda ar: ar.loss(torch.full((4, 6), 11), CLASSES), r"codes must be in 0\.\.10"),
         (lambda ar: ar.loss(torch.zeros(4, 7, dtype=torch.long), CLASSES), "at most 6"),
-        (lambda ar: ar.generate(CLASSES, forced=(torch.zeros(4, 3, dtype=torch.long), torch.ones(4, 3, dtype=torch.bool))), "forced"),
+        (
+            lambda ar: ar.generate(
+                CLASSES, forced=(torch.zeros(4, 3, dtype=torch.long), torch.ones(4, 3, dtype=torch.bool))
+            ),
+            "forced",
+        ),
         (lambda ar: MiniAR(0, 6), "at least one code"),
     ],
 )

@@ -82,6 +82,7 @@ def test_equal_logits_are_revealed_evenly_and_a_sampler_without_noise_is_seen():
 
 # -- the sampler by definition, and with a mistake ---------------------------------------------------------------
 
+
 def by_definition(git, num_steps=4, temperature=2.0, guidance=0.0, mistake="") -> torch.Tensor:
     generator, codes = seeded(), torch.full((4, N), K)
     for step in range(num_steps):
@@ -106,21 +107,26 @@ def by_definition(git, num_steps=4, temperature=2.0, guidance=0.0, mistake="") -
 
 def test_the_sampler_is_the_definition():
     for guidance in (0.0, 1.5):
-        assert torch.equal(by_definition(model(), guidance=guidance), model().generate(CLASSES, seeded(), 4, 2.0, guidance))
+        assert torch.equal(
+            by_definition(model(), guidance=guidance), model().generate(CLASSES, seeded(), 4, 2.0, guidance)
+        )
 
 
 @pytest.mark.parametrize("mistake", ["guidance", "confidence", "forgets"])
 def test_planted_mistakes_are_seen(mistake):
-    assert not torch.equal(by_definition(model(), guidance=1.5, mistake=mistake), model().generate(CLASSES, seeded(), 4, 2.0, 1.5))
+    assert not torch.equal(
+        by_definition(model(), guidance=1.5, mistake=mistake), model().generate(CLASSES, seeded(), 4, 2.0, 1.5)
+    )
 
 
 # -- training ------------------------------------------------------------------------------------------------------
+
 
 def test_training_masks_follow_the_schedule():
     masks = training_mask(6000, 20, seeded())
     assert masks.any(1).all()
     share = masks.float().mean(1)
-    assert abs(float(share.mean()) - 2 / math.pi) < 0.01                       # mean of arccos(u) / (pi/2)
+    assert abs(float(share.mean()) - 2 / math.pi) < 0.01  # mean of arccos(u) / (pi/2)
     u = torch.linspace(0.005, 0.995, 100)
     expected = (u.arccos() / (math.pi / 2)).quantile(torch.tensor([0.1, 0.5, 0.9]))
     assert torch.allclose(share.quantile(torch.tensor([0.1, 0.5, 0.9])), expected, atol=0.05)

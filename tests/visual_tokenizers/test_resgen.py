@@ -12,8 +12,15 @@ from scipy.stats import chisquare, multivariate_hypergeom
 from torch import distributions as td
 
 from frugal.models.quantizers import ResidualVQ
-from frugal.visual_tokenizers.resgen import (MoGHead, Mixture, ResGen, depth_mask, hidden_levels, training_counts,
-                                             visible)
+from frugal.visual_tokenizers.resgen import (
+    MoGHead,
+    Mixture,
+    ResGen,
+    depth_mask,
+    hidden_levels,
+    training_counts,
+    visible,
+)
 from frugal.visual_tokenizers.resgen_sampling import generate, hidden_counts, next_hidden, propose, residual_codes
 
 L, D, K, DIM = 4, 3, 6, 2
@@ -30,7 +37,9 @@ def codebooks(depth: int = D, size: int = K, dim: int = DIM) -> torch.Tensor:
 
 def model(**options) -> ResGen:
     torch.manual_seed(0)
-    made = ResGen(codebooks(), length=L, num_classes=2, width=16, num_blocks=2, num_heads=2, **{"components": 4, **options}).eval()
+    made = ResGen(
+        codebooks(), length=L, num_classes=2, width=16, num_blocks=2, num_heads=2, **{"components": 4, **options}
+    ).eval()
     for p in made.parameters():
         p.data.add_(0.2 * torch.randn_like(p))
     made.measure_scales(codes(64))
@@ -42,6 +51,7 @@ def codes(batch: int = 3, seed: int = 2) -> torch.Tensor:
 
 
 # -- depth masks ---------------------------------------------------------------------------------------------------
+
 
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 7), depth=st.integers(1, 6), data=st.data())
@@ -87,10 +97,13 @@ def test_drawing_places_instead_of_slots_is_seen():
 def test_training_counts_follow_the_cosine():
     counts = training_counts(20_000, 24, seeded())
     assert counts.min() >= 1 and counts.max() == 24
-    assert abs(float(counts.float().mean()) / 24 - (2 / math.pi + 0.5 / 24)) < 0.01     # mean of cos, and half a slot of ceil
+    assert (
+        abs(float(counts.float().mean()) / 24 - (2 / math.pi + 0.5 / 24)) < 0.01
+    )  # mean of cos, and half a slot of ceil
 
 
 # -- the mixture ---------------------------------------------------------------------------------------------------
+
 
 def test_log_density_is_that_of_the_library_and_a_loop():
     mixture = MoGHead(16, 3, 5)(torch.randn(4, 7, 16, generator=seeded()))
@@ -116,6 +129,7 @@ def test_the_spread_has_a_floor():
 
 
 # -- what the model sees and is asked for --------------------------------------------------------------------------
+
 
 def test_with_all_hidden_the_codes_do_not_matter_and_with_some_only_the_visible_ones():
     gen, a, b = model(), codes(), codes(seed=9)
@@ -160,6 +174,7 @@ def test_loss_counts_only_places_that_hide_something():
 
 # -- quantizing a sum with the hidden levels -----------------------------------------------------------------------
 
+
 def by_loop(z, hidden, books) -> list[int]:
     """Greedy, over the hidden levels alone."""
     found, left = [0] * len(books), z.clone()
@@ -180,7 +195,9 @@ def all_levels(z, hidden, books):
 def test_codes_of_a_sum_are_those_of_the_loop(seed):
     z, hidden = torch.randn(2, 5, DIM, generator=seeded(seed)), torch.randint(0, D + 1, (2, 5), generator=seeded(seed))
     found = residual_codes(z, hidden, codebooks())
-    assert all(found[b, i].tolist() == by_loop(z[b, i], int(hidden[b, i]), codebooks()) for b in range(2) for i in range(5))
+    assert all(
+        found[b, i].tolist() == by_loop(z[b, i], int(hidden[b, i]), codebooks()) for b in range(2) for i in range(5)
+    )
 
 
 def test_quantizing_with_all_levels_is_seen():
@@ -192,10 +209,13 @@ def test_with_all_levels_hidden_it_is_the_tokenizers_own_quantizer():
     torch.manual_seed(0)
     rvq = ResidualVQ(D, K, DIM).eval()
     z = torch.randn(40, DIM)
-    assert torch.equal(residual_codes(z, torch.full((40,), D), torch.stack([x.codebook for x in rvq.levels])), rvq(z).codes)
+    assert torch.equal(
+        residual_codes(z, torch.full((40,), D), torch.stack([x.codebook for x in rvq.levels])), rvq(z).codes
+    )
 
 
 # -- sampling ------------------------------------------------------------------------------------------------------
+
 
 def hidden_after(score, noise, hidden, count) -> list[int]:
     """One picture, slot by slot: the lowest keys stay hidden; a place's keys never rise with depth."""
@@ -223,7 +243,7 @@ def test_what_stays_hidden_is_what_the_loop_leaves(seed, data):
 def test_without_noise_places_open_one_after_the_other():
     score = torch.tensor([[0.0, 3.0, 2.0, 1.0]])
     found = next_hidden(score, torch.zeros(1, L, D), torch.full((1, L), D), torch.tensor([7]))
-    assert found.tolist() == [[3, 0, 1, 3]]                                # the ninth slot is place 2's, from the shallow end
+    assert found.tolist() == [[3, 0, 1, 3]]  # the ninth slot is place 2's, from the shallow end
 
 
 @settings(max_examples=40, deadline=None)
@@ -267,10 +287,17 @@ def test_one_level_draws_are_spread_as_the_mixture_says():
     """With one place, one level and far-apart codes, sampled codes are distributed like the mixture's weights."""
     books = torch.tensor([[[-4.0], [0.0], [4.0]]])
     torch.manual_seed(0)
-    gen = ResGen(books, length=1, num_classes=2, width=8, num_blocks=1, num_heads=2, components=3).eval().requires_grad_(False)
+    gen = (
+        ResGen(books, length=1, num_classes=2, width=8, num_blocks=1, num_heads=2, components=3)
+        .eval()
+        .requires_grad_(False)
+    )
     weights = torch.tensor([0.2, 0.5, 0.3])
-    gen.head.forward = lambda states: Mixture(weights.log().expand(len(states), 1, 3), books[0].expand(len(states), 1, 3, 1),
-                                              torch.full((len(states), 1), 0.3))
+    gen.head.forward = lambda states: Mixture(
+        weights.log().expand(len(states), 1, 3),
+        books[0].expand(len(states), 1, 3, 1),
+        torch.full((len(states), 1), 0.3),
+    )
     many = torch.zeros(6000, dtype=torch.long)
     share = torch.bincount(generate(gen, many, seeded(), num_steps=1).flatten(), minlength=3) / 6000
     assert torch.allclose(share, weights, atol=0.02)

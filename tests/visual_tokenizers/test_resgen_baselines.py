@@ -59,7 +59,7 @@ def test_a_depth_loop_that_forgets_shallower_levels_is_seen():
 def test_rq_logits_depend_on_earlier_codes_only():
     rq, a = made(RQTransformer), codes()
     b = a.clone()
-    b[:, 2, 1:] = (b[:, 2, 1:] + 1) % K                                            # place 2 from its second level on
+    b[:, 2, 1:] = (b[:, 2, 1:] + 1) % K  # place 2 from its second level on
     x, y = rq(a, CLASSES), rq(b, CLASSES)
     assert torch.allclose(x[:, :2], y[:, :2]) and torch.allclose(x[:, 2, :2], y[:, 2, :2])
     assert not torch.allclose(x[:, 2, 2], y[:, 2, 2], atol=1e-4) and not torch.allclose(x[:, 3], y[:, 3], atol=1e-4)
@@ -105,6 +105,7 @@ def test_levels_are_filled_in_order():
 
 # -- counted work ------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", measure.SAMPLERS)
 def test_forward_passes_are_what_is_run(name, monkeypatch):
     monkeypatch.setattr(measure, "SIZES", {**SIZES, "length": L})
@@ -123,17 +124,26 @@ def test_resgens_work_is_flat_in_depth_but_for_the_quantizer():
         name = {ResGen: "ResGen", FlatMaskGIT: "flat MaskGIT"}[kind]
         return counted_flops(lambda: measure.sample(name, model, CLASSES[:1], seeded()))
 
-    quantizer = 2 * 16 * 256 * 8 * 8                                        # places x codes x dim, a level, 8 steps
+    quantizer = 2 * 16 * 256 * 8 * 8  # places x codes x dim, a level, 8 steps
     assert work(ResGen, 8) - work(ResGen, 2) == 6 * quantizer
     assert work(FlatMaskGIT, 8) > 3.5 * work(FlatMaskGIT, 2)
 
 
 def test_projection_is_flat_for_resgen_and_grows_for_the_others():
     rows = measure.projection_rows()
-    growth = {name: measure.spread_of_depth(rows, name, "ms", (2, 16)) for name in ("ResGen", "flat MaskGIT", "RQ-Transformer", "level by level")}
-    assert growth["ResGen"] == 1 and growth["level by level"] == 8 and all(growth[n] > 1.5 for n in ("flat MaskGIT", "RQ-Transformer"))
+    growth = {
+        name: measure.spread_of_depth(rows, name, "ms", (2, 16))
+        for name in ("ResGen", "flat MaskGIT", "RQ-Transformer", "level by level")
+    }
+    assert (
+        growth["ResGen"] == 1
+        and growth["level by level"] == 8
+        and all(growth[n] > 1.5 for n in ("flat MaskGIT", "RQ-Transformer"))
+    )
     one = measure.projected_costs(16)["RQ-Transformer"]
-    assert sum(cost.bytes * count for cost, count in one) == pytest.approx(2 * 574e6 * (64 * 26 / 30 + 64 * 16 * 4 / 30))
+    assert sum(cost.bytes * count for cost, count in one) == pytest.approx(
+        2 * 574e6 * (64 * 26 / 30 + 64 * 16 * 4 / 30)
+    )
     assert (rows["upper_ms"] >= rows["ms"]).all()
 
 

@@ -35,35 +35,53 @@ def _cost(sampler: str, column: str, depth: int, batch: int = 1) -> float:
 
 
 def _flat_in_depth() -> Evidence:
-    growth = {name: _cost(name, "flops", 16) / _cost(name, "flops", 2) for name in ("ResGen", "flat MaskGIT", "RQ-Transformer")}
+    growth = {
+        name: _cost(name, "flops", 16) / _cost(name, "flops", 2)
+        for name in ("ResGen", "flat MaskGIT", "RQ-Transformer")
+    }
     times = {name: _cost(name, "cpu_ms", 16) / _cost(name, "cpu_ms", 2) for name in growth}
-    return Evidence(round(growth["ResGen"], 3), note="FLOPs an image at depth 16 over depth 2; flat MaskGIT "
-                    f"{growth['flat MaskGIT']:.1f}x, RQ-Transformer {growth['RQ-Transformer']:.1f}x; processor time "
-                    f"{times['ResGen']:.2f}x, {times['flat MaskGIT']:.1f}x, {times['RQ-Transformer']:.1f}x: what grows in ResGen is "
-                    "the quantizer, level after level")
+    return Evidence(
+        round(growth["ResGen"], 3),
+        note="FLOPs an image at depth 16 over depth 2; flat MaskGIT "
+        f"{growth['flat MaskGIT']:.1f}x, RQ-Transformer {growth['RQ-Transformer']:.1f}x; processor time "
+        f"{times['ResGen']:.2f}x, {times['flat MaskGIT']:.1f}x, {times['RQ-Transformer']:.1f}x: what grows in ResGen is "
+        "the quantizer, level after level",
+    )
 
 
 def _faster_than_rq() -> Evidence:
     rows = projection_rows(depths=(4, 16)).set_index(["sampler", "depth"])["ms"]
     ratio = {depth: rows["RQ-Transformer", depth] / rows["ResGen", depth] for depth in (4, 16)}
-    here = {batch: _cost("RQ-Transformer", "cpu_ms", 8, batch) / _cost("ResGen", "cpu_ms", 8, batch) for batch in (1, 16)}
-    return Evidence(round(here[1], 2), round(ratio[16], 2), note=f"processor time, 16 places, depth 8, 8 steps: "
-                    f"{_cost('ResGen', 'cpu_ms', 8):.0f} ms against {_cost('RQ-Transformer', 'cpu_ms', 8):.0f}; {here[16]:.1f}x with 16 at "
-                    f"a time: the RQ-Transformer does less arithmetic, in more passes. Roofline at 574 M, 64 places, 64 steps: "
-                    f"{ratio[16]:.1f}x at depth 16, {ratio[4]:.1f}x at depth 4")
+    here = {
+        batch: _cost("RQ-Transformer", "cpu_ms", 8, batch) / _cost("ResGen", "cpu_ms", 8, batch) for batch in (1, 16)
+    }
+    return Evidence(
+        round(here[1], 2),
+        round(ratio[16], 2),
+        note=f"processor time, 16 places, depth 8, 8 steps: "
+        f"{_cost('ResGen', 'cpu_ms', 8):.0f} ms against {_cost('RQ-Transformer', 'cpu_ms', 8):.0f}; {here[16]:.1f}x with 16 at "
+        f"a time: the RQ-Transformer does less arithmetic, in more passes. Roofline at 574 M, 64 places, 64 steps: "
+        f"{ratio[16]:.1f}x at depth 16, {ratio[4]:.1f}x at depth 4",
+    )
 
 
 def _better_than_rq() -> Evidence:
     ours, theirs = _score("ResGen", passes=8), _score("RQ-Transformer")
-    return Evidence(round(float(ours.efid / theirs.efid), 3), note=f"g-eFID at depth 8: {_said(ours)} in 8 steps, RQ-Transformer "
-                    f"{_said(theirs)}; same codes, data and training time, no guidance")
+    return Evidence(
+        round(float(ours.efid / theirs.efid), 3),
+        note=f"g-eFID at depth 8: {_said(ours)} in 8 steps, RQ-Transformer "
+        f"{_said(theirs)}; same codes, data and training time, no guidance",
+    )
 
 
 def _deeper_is_better() -> Evidence:
     four, eight, two = _score("ResGen", 4), _score("ResGen", 8, 8), _score("ResGen", 2)
     real = {depth: _score("real pictures, decoded", depth).efid for depth in (2, 4, 8)}
-    return Evidence(round(float(eight.efid / four.efid), 3), note=f"g-eFID in 8 steps: depth 2 {_said(two)}; 4 {_said(four)}; 8 "
-                    f"{_said(eight)}. The tokenizer alone: {real[2]:.3g}, {real[4]:.3g}, {real[8]:.3g}")
+    return Evidence(
+        round(float(eight.efid / four.efid), 3),
+        note=f"g-eFID in 8 steps: depth 2 {_said(two)}; 4 {_said(four)}; 8 "
+        f"{_said(eight)}. The tokenizer alone: {real[2]:.3g}, {real[4]:.3g}, {real[8]:.3g}",
+    )
 
 
 def _guided() -> Evidence:
@@ -72,8 +90,10 @@ def _guided() -> Evidence:
 
 def _batch() -> Evidence:
     cache = 2 * 30 * 1920 * 2 * 680 * 2
-    return Evidence(note=f"VAR-d30 keeps keys and values of 680 tokens, twice under guidance: {cache / 1e6:.0f} MB an image; ResGen keeps "
-                    "none. But what else each holds during a pass decides the batch, and that is not published")
+    return Evidence(
+        note=f"VAR-d30 keeps keys and values of 680 tokens, twice under guidance: {cache / 1e6:.0f} MB an image; ResGen keeps "
+        "none. But what else each holds during a pass decides the batch, and that is not published"
+    )
 
 
 def _speech() -> Evidence:
@@ -81,19 +101,90 @@ def _speech() -> Evidence:
 
 
 CLAIMS = [
-    Claim("resgen_flat_in_depth", RESGEN, "Steps and work of sampling do not grow with the depth of the codes", 1, "x",
-          "arXiv 2412.10208, abstract", "counted", _flat_in_depth, "reproduced", tolerance=0.05, side="at most"),
-    Claim("resgen_faster_than_rq", RESGEN, "Faster than an RQ-Transformer on the same codes: 2.38 s against 1.25 s", 1.9, "x",
-          TABLES, "measured", _faster_than_rq, "reproduced", tolerance=0.1, side="at least"),
-    Claim("resgen_better_than_rq", RESGEN, "... and better: FID 9.26 against 13.11, as a ratio", 0.706, "x", TABLES, "measured",
-          _better_than_rq, "reproduced", tolerance=0.1, side="at most"),
-    Claim("resgen_deeper_is_better", RESGEN, "Deeper codes improve pictures: FID 6.56 at depth 8, 6.04 at 16, as a ratio", 0.921, "x",
-          TABLES, "measured", _deeper_is_better, "reproduced", tolerance=0.05, side="at most"),
-    Claim("resgen_guided", RESGEN, "Guidance takes FID from 6.04 to 1.95 (depth 16)", 0.323, "x", TABLES, "measured", _guided,
-          "out of reach here"),
-    Claim("resgen_batch", RESGEN, "Largest batch on one device 1,915, VAR-d30's 60", 31.9, "x", TABLES, "projected", _batch,
-          "out of reach here"),
-    Claim("resgen_speech", RESGEN, "Zero-shot speech with a word error rate of 1.79 % in 16 steps", 1.79, "%",
-          "arXiv 2412.10208, results on speech (tables of version 1)", "measured", _speech, "out of reach here",
-          neutral=float("nan")),
+    Claim(
+        "resgen_flat_in_depth",
+        RESGEN,
+        "Steps and work of sampling do not grow with the depth of the codes",
+        1,
+        "x",
+        "arXiv 2412.10208, abstract",
+        "counted",
+        _flat_in_depth,
+        "reproduced",
+        tolerance=0.05,
+        side="at most",
+    ),
+    Claim(
+        "resgen_faster_than_rq",
+        RESGEN,
+        "Faster than an RQ-Transformer on the same codes: 2.38 s against 1.25 s",
+        1.9,
+        "x",
+        TABLES,
+        "measured",
+        _faster_than_rq,
+        "reproduced",
+        tolerance=0.1,
+        side="at least",
+    ),
+    Claim(
+        "resgen_better_than_rq",
+        RESGEN,
+        "... and better: FID 9.26 against 13.11, as a ratio",
+        0.706,
+        "x",
+        TABLES,
+        "measured",
+        _better_than_rq,
+        "reproduced",
+        tolerance=0.1,
+        side="at most",
+    ),
+    Claim(
+        "resgen_deeper_is_better",
+        RESGEN,
+        "Deeper codes improve pictures: FID 6.56 at depth 8, 6.04 at 16, as a ratio",
+        0.921,
+        "x",
+        TABLES,
+        "measured",
+        _deeper_is_better,
+        "reproduced",
+        tolerance=0.05,
+        side="at most",
+    ),
+    Claim(
+        "resgen_guided",
+        RESGEN,
+        "Guidance takes FID from 6.04 to 1.95 (depth 16)",
+        0.323,
+        "x",
+        TABLES,
+        "measured",
+        _guided,
+        "out of reach here",
+    ),
+    Claim(
+        "resgen_batch",
+        RESGEN,
+        "Largest batch on one device 1,915, VAR-d30's 60",
+        31.9,
+        "x",
+        TABLES,
+        "projected",
+        _batch,
+        "out of reach here",
+    ),
+    Claim(
+        "resgen_speech",
+        RESGEN,
+        "Zero-shot speech with a word error rate of 1.79 % in 16 steps",
+        1.79,
+        "%",
+        "arXiv 2412.10208, results on speech (tables of version 1)",
+        "measured",
+        _speech,
+        "out of reach here",
+        neutral=float("nan"),
+    ),
 ]

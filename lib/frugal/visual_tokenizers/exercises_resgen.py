@@ -24,7 +24,9 @@ def _check(answer) -> None:
         mask = mask.bool()
         if int((~mask).sum()) != n:
             swapped = "; is True the visible slots, and n the hidden ones?" if int(mask.sum()) == n else ""
-            wrong(f"{int((~mask).sum())} slots hidden, expected {n}", f"exactly n slots in all are hidden{swapped}", case)
+            wrong(
+                f"{int((~mask).sum())} slots hidden, expected {n}", f"exactly n slots in all are hidden{swapped}", case
+            )
         _check_suffix(mask, case)
     _check_law(answer)
 
@@ -36,8 +38,12 @@ def _check_suffix(mask: Tensor, case: str) -> None:
             levels = [j for j, seen in enumerate(row) if not seen]
             if all(other == sorted(other) for other in rows):
                 wrong(f"place {place} hides levels {levels}", "the deepest levels are hidden, not the shallowest", case)
-            wrong(f"place {place} hides levels {levels}", "count the drawn slots of a place, then hide so many from the deep end: "
-                  "a sum of scattered levels cannot be quantized back", case)
+            wrong(
+                f"place {place} hides levels {levels}",
+                "count the drawn slots of a place, then hide so many from the deep end: "
+                "a sum of scattered levels cannot be quantized back",
+                case,
+            )
 
 
 def _check_law(answer) -> None:
@@ -47,12 +53,19 @@ def _check_law(answer) -> None:
         seen[tuple((~answer(2, 2, 2, generator).bool()).sum(1).tolist())] += 1
     case, share = "depth_mask(2, 2, 2, <generator>), 1,500 times", seen[1, 1] / TRIALS
     if len(seen) == 1:
-        wrong(f"always {next(iter(seen))} hidden a place", "is it drawn at random, from the generator that is given?", case)
+        wrong(
+            f"always {next(iter(seen))} hidden a place",
+            "is it drawn at random, from the generator that is given?",
+            case,
+        )
     if seen[1, 1] == 0:
         wrong(f"hidden counts {dict(seen)}", "draw slots, not whole places: n slots may fall on any places", case)
     if abs(share - 2 / 3) > 0.06:
-        wrong(f"one slot in each place in {share:.2f} of the draws, expected 0.67",
-              "draw n of the L * D slots without replacement: a place that has lost a slot is less likely to lose the next", case)
+        wrong(
+            f"one slot in each place in {share:.2f} of the draws, expected 0.67",
+            "draw n of the L * D slots without replacement: a place that has lost a slot is less likely to lose the next",
+            case,
+        )
 
 
 def _reference(n: int, length: int, depth: int, generator: torch.Generator) -> Tensor:
@@ -108,13 +121,21 @@ depth_mask = Exercise(
     stub="def my_depth_mask(n: int, length: int, depth: int, generator: torch.Generator) -> torch.Tensor:\n"
     "    raise NotImplementedError  # yours",
     test=_check,
-    hints=("torch.randperm(length * depth, generator=generator)[:n] draws the slots; slot // depth is its place.",
-           "Count with torch.bincount(..., minlength=length); level j of place i is visible where j < depth - k_i."),
+    hints=(
+        "torch.randperm(length * depth, generator=generator)[:n] draws the slots; slot // depth is its place.",
+        "Count with torch.bincount(..., minlength=length); level j of place i is visible where j < depth - k_i.",
+    ),
     difficulty=1,
     minutes=10,
     reference=_reference,
-    wrong=[(_scattered, "cannot be quantized back"), (_shallow, "not the shallowest"), (_with_replacement, "without replacement"),
-           (_columns, "not whole places"), (_inverted, "is True the visible slots"), (_fixed, "drawn at random")],
+    wrong=[
+        (_scattered, "cannot be quantized back"),
+        (_shallow, "not the shallowest"),
+        (_with_replacement, "without replacement"),
+        (_columns, "not whole places"),
+        (_inverted, "is True the visible slots"),
+        (_fixed, "drawn at random"),
+    ],
 )
 
 EXERCISES = [depth_mask]

@@ -19,7 +19,7 @@ from frugal.visual_tokenizers.resgen_measure import CHOSEN
 from frugal.visual_tokenizers.resgen_sampling import generate
 
 STEPS = (1, 2, 4, 8, 16, 32)
-EXAMPLES = (("Smileys & Emotion", 0, 8), ("Animals & Nature", 3, 8))          # group, seed, steps of the recorded board
+EXAMPLES = (("Smileys & Emotion", 2, 8), ("People & Body", 4, 8))  # group, seed, steps of the recorded board
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ def fill(group: str, num_steps: int = 8, seed: int = 0, on_picture: Callable[[in
 
 def _partial(model: ResGen, tokenizer, codes: Tensor, hidden: Tensor) -> Tensor:
     """Picture of the visible code vectors alone; an empty place is the zero vector."""
-    return tokenizer.decode_latents((model.vectors(codes) * visible(hidden, model.depth)[..., None]).sum(-2)).clamp(0, 1)
+    return tokenizer.decode_latents((model.vectors(codes) * visible(hidden, model.depth)[..., None]).sum(-2)).clamp(
+        0, 1
+    )
 
 
 def _pixels(images: Tensor) -> np.ndarray:
@@ -71,8 +73,18 @@ def _pixels(images: Tensor) -> np.ndarray:
 def to_rows(group: str, seed: int, filling: Filling) -> list[dict[str, Any]]:
     """One row a step, pictures as text; `shown_at` is repeated."""
     order = " ".join(str(n) for n in filling.shown_at.flatten())
-    return [{"group": group, "seed": seed, "step": step, "depth": filling.shown_at.shape[1], "shown_at": order, "seen": to_text(seen),
-             "guess": to_text(guess)} for step, (seen, guess) in enumerate(zip(filling.seen, filling.guess), 1)]
+    return [
+        {
+            "group": group,
+            "seed": seed,
+            "step": step,
+            "depth": filling.shown_at.shape[1],
+            "shown_at": order,
+            "seen": to_text(seen),
+            "guess": to_text(guess),
+        }
+        for step, (seen, guess) in enumerate(zip(filling.seen, filling.guess), 1)
+    ]
 
 
 def from_rows(rows: pd.DataFrame) -> Filling:
@@ -85,8 +97,14 @@ def from_rows(rows: pd.DataFrame) -> Filling:
 def result_of(group: str, seed: int, found: Filling) -> dict[str, Any]:
     """A filling as the live run hands it over."""
     steps = len(found.seen)
-    return {"group": group, "seed": seed, "filled": [int((found.shown_at <= s + 1).sum()) for s in range(steps)],
-            "slots": found.shown_at.size, "seen": [p.tolist() for p in found.seen], "guess": [p.tolist() for p in found.guess]}
+    return {
+        "group": group,
+        "seed": seed,
+        "filled": [int((found.shown_at <= s + 1).sum()) for s in range(steps)],
+        "slots": found.shown_at.size,
+        "seen": [p.tolist() for p in found.seen],
+        "guess": [p.tolist() for p in found.guess],
+    }
 
 
 def draw_picture(inputs: dict[str, Any], progress: Callable) -> dict[str, Any]:
@@ -101,8 +119,12 @@ def stages(result: dict[str, Any], most: int = 8) -> go.Figure:
     shown = sorted({round(s) for s in np.linspace(0, steps - 1, min(most, steps))})
     pictures = [np.asarray(result[row][s], np.uint8) for row in ("seen", "guess") for s in shown]
     captions = [f"step {s + 1}: {result['filled'][s]} slots" for s in shown] + ["guess" for _ in shown]
-    return image_board(pictures, captions, columns=len(shown),
-                       title=f"{result['group']}, seed {result['seed']}: {result['slots']} codes in {steps} forward passes")
+    return image_board(
+        pictures,
+        captions,
+        columns=len(shown),
+        title=f"{result['group']}, seed {result['seed']}: {result['slots']} codes in {steps} forward passes",
+    )
 
 
 def recorded_picture() -> dict[str, Any]:
@@ -117,5 +139,8 @@ def inputs() -> dict[str, Any]:
     from frugal.explore import choice
 
     group, seed, steps = EXAMPLES[0]
-    return {"group": choice((*load_images().group_names, "any group"), "Group", default=group),
-            "steps": choice(STEPS, "Forward passes", default=steps), "seed": choice(range(20), "Seed", default=seed)}
+    return {
+        "group": choice((*load_images().group_names, "any group"), "Group", default=group),
+        "steps": choice(STEPS, "Forward passes", default=steps),
+        "seed": choice(range(20), "Seed", default=seed),
+    }
