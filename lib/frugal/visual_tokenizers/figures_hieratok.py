@@ -54,7 +54,7 @@ def score_points(rows: pd.DataFrame, score: str = "refid") -> go.Figure:
     """One point for every trained tokenizer: variants side by side, seeds above each other, so that noise is seen."""
     if score not in SCORES:
         raise ValueError(f"score={score!r}; there are {', '.join(SCORES)}")
-    fig = blank(f"{SCORES[score]}, {int(rows['steps'].iloc[0])} steps each", SCORES[score], "", height=300, showlegend=False)
+    fig = blank(f"{SCORES[score]}, {int(rows['steps'].iloc[0])} steps each", SCORES[score], "variant", height=320, showlegend=False)
     known = [name for name in LABELS if name in set(rows["variant"])]
     look = styles(known, ("single",))
     for name in known:
