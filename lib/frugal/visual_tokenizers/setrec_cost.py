@@ -18,7 +18,7 @@ from frugal.visual_tokenizers.setrec_sequence import LEVELS, SequenceIds
 
 NUM_TOKENS, BEAMS = (1, 2, 3, 5, 9), (1, 5, 10, 20, 50)
 HISTORY = list(range(100, 100 + MAX_ITEMS))
-PAPER_SCALE, GPU = "Qwen3-8B", "H100"
+PAPER_SCALE, GPU = "Qwen3-8B", "H100-SXM"
 
 
 def mini_ways(sequence: SequenceIds) -> dict[str, Callable]:
@@ -74,7 +74,7 @@ def projected_times(num_tokens: int = 5, beam: int = 20, users: int = 1, items: 
     model = shape(PAPER_SCALE)
 
     def lower_s(cost: Cost) -> float:
-        return time(cost, GPU, "bf16").lower_s
+        return time(cost, GPU, "fp16").lower_s
 
     one = lower_s(model.prefill_cost(2 + (items + 1) * num_tokens, users))
     search = lower_s(model.prefill_cost(1 + items * LEVELS, users))
