@@ -131,14 +131,16 @@ def read_wav(content: bytes) -> Float[ndarray, "n"]:
     return ((data.astype(np.float32) - (128 if data.dtype == np.uint8 else 0)) / np.float32(scale)).astype(np.float32)
 
 
-def wav_bytes(audio: Float[Tensor, "n"] | Float[ndarray, "n"]) -> bytes:
-    """16-bit mono WAV of the samples, scaled to a peak of 0.9."""
+def wav_bytes(audio: Float[Tensor, "n"] | Float[ndarray, "n"], bits: int = 16) -> bytes:
+    """Mono WAV of the samples with 16 or 8 bits each, scaled to a peak of 0.9. Raises ValueError for other bits."""
+    if bits not in (8, 16):
+        raise ValueError(f"bits {bits}: allowed are 8 and 16")
     samples = np.asarray(audio, np.float32)
-    samples = np.round(samples / max(float(np.abs(samples).max()), 1e-9) * 0.9 * 32767).astype("<i2")
+    samples = samples / max(float(np.abs(samples).max()), 1e-9) * 0.9
     out = io.BytesIO()
     with wave.open(out, "wb") as file:
         file.setnchannels(1)
-        file.setsampwidth(2)
+        file.setsampwidth(bits // 8)
         file.setframerate(SAMPLE_RATE)
-        file.writeframes(samples.tobytes())
+        file.writeframes((np.round(samples * 32767).astype("<i2") if bits == 16 else np.round(samples * 127 + 128).astype(np.uint8)).tobytes())
     return out.getvalue()
