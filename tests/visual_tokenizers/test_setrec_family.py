@@ -132,11 +132,11 @@ def test_projection_counts_steps_when_weights_are_what_is_read():
 def test_the_live_page_recommends_new_items_and_draws_them():
     form = live(setrec_live.recommend, setrec_live.board, recorded=setrec_live.recorded_answer(), **setrec_live.inputs())
     found = setrec_live.recommend(form.defaults(), QUIET)
-    assert list(found["rows"]) == ["SETRec, beta 0.5", "CF token alone", "meaning alone", "sequence ids, beam 20"]
+    assert list(found["rows"]) == ["SETRec, beta 0.1", "CF token alone", "meaning alone", "sequence ids, beam 20"]
     for names in found["rows"].values():
         assert len(names) == setrec_live.SHOWN and not set(names) & set(found["history"]) and set(names) <= set(catalogue().names)
     recorded = setrec_live.recorded_answer()
-    assert found["history"] == recorded["history"] and len(set(found["rows"]["SETRec, beta 0.5"]) & set(recorded["rows"]["SETRec, beta 0.5"])) >= 5
+    assert found["history"] == recorded["history"] and len(set(found["rows"]["SETRec, beta 0.1"]) & set(recorded["rows"]["SETRec, beta 0.1"])) >= 5
     fig = setrec_live.board(found)
     assert len(fig.layout.images) == 5 * setrec_live.SHOWN and "meaning alone" in fig.layout.meta["summary"]
 

@@ -99,4 +99,4 @@ def inputs() -> dict[str, Any]:
     """The form: the history, beta and the beam."""
     from frugal.explore import choice, text
     return {"history": text("Picked so far: emoji names or characters, the newest last", HISTORY, rows=2, max_chars=400, check=read_history),
-            "beta": choice(BETAS, "Weight of meaning, beta", default=0.5), "beam": choice(BEAMS, "Beam width of sequence ids", default=20)}
+            "beta": choice(BETAS, "Weight of meaning, beta", default=0.1), "beam": choice(BEAMS, "Beam width of sequence ids", default=20)}
