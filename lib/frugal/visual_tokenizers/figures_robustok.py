@@ -12,6 +12,7 @@ from frugal.explore import Explorer, choice, explore, select
 from frugal.explore.pictures import image_board
 from frugal.explore.pictures.stored import from_text
 from frugal.explore.theme import BLUE, GREY, SKY, VERMILION, blank, escape
+from frugal.visual_tokenizers.robustok_measure import g_difference, g_values
 from frugal.visual_tokenizers.robustok_study import correlation, paired_difference
 
 __all__ = ["FIGURES", "perturbed_psnr", "perturbed_strip", "recorded", "scores_side_by_side", "study_scatter"]
@@ -72,8 +73,8 @@ def scores_side_by_side(rows: pd.DataFrame) -> go.Figure:
                 "eFID (lower is better)", "", height=330)
     for (name, label), color, symbol in zip(NAMES.items(), (GREY, BLUE), ("circle", "square")):
         row = rows[rows.tokenizer == name].iloc[0]
-        low = [row.r_efid, row.p_low, min(row.g_first, row.g_second)]
-        high = [row.r_efid, row.p_high, max(row.g_first, row.g_second)]
+        sets = g_values(rows, name)
+        low, high = [row.r_efid, row.p_low, sets.min()], [row.r_efid, row.p_high, sets.max()]
         values = [row.r_efid, row.p_efid, row.g_efid]
         fig.add_scatter(x=values, y=list(SCORES.values()), mode="markers", name=f"{label} (copies {row.copy_rate:.0%})",
                         marker={"size": 12, "color": color, "symbol": symbol}, hovertemplate="%{y}: %{x:.2f}",
@@ -82,7 +83,9 @@ def scores_side_by_side(rows: pd.DataFrame) -> go.Figure:
     fig.update_yaxes(type="category", autorange="reversed")
     said = "; ".join(f"{NAMES[r.tokenizer]}: r {r.r_efid:.2f}, p {r.p_efid:.2f}, g {r.g_efid:.2f}, copies {r.copy_rate:.0%}, {r.psnr:.1f} dB"
                      for r in rows.itertuples())
-    return fig.update_layout(meta={"summary": f"Scores of the two 64-token grids. {said}."})
+    mean, low_end, high_end = g_difference(rows)
+    return fig.update_layout(meta={"summary": f"Scores of the two 64-token grids. {said}. Difference of g-eFID over {int(first.sets)} sets each: "
+                                   f"{mean:+.2f} [{low_end:+.2f}, {high_end:+.2f}]."})
 
 
 def perturbed_psnr(rows: pd.DataFrame, delta: int = 17) -> go.Figure:
