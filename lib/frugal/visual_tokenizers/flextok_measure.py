@@ -83,7 +83,7 @@ def step_rows(tok: FlexTok, counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), num_
             | pair_row(tok.decode(codes[:, :k], n, seeded(0)), held) for k in tok.kept for n in counts]
 
 
-def time_rows(tok: FlexTok, ar: MiniAR, repeats: int = 7) -> list[Row]:
+def time_rows(tok: FlexTok, ar: MiniAR, repeats: int = 40) -> list[Row]:
     """Writing k codes stops after k steps; decoding them takes as long for every k. One picture, and counted FLOPs."""
     classes, rows = torch.zeros(1, dtype=torch.long), []
     codes = ar.generate(classes, seeded(0))
@@ -95,7 +95,7 @@ def time_rows(tok: FlexTok, ar: MiniAR, repeats: int = 7) -> list[Row]:
             tok.decode(codes[:, :k])
 
         write(), draw()
-        rows.append({"k": k, "write_ms": 1e3 * cpu_time_s(write, repeats), "draw_ms": 1e3 * cpu_time_s(draw, repeats),
+        rows.append({"k": k, "write_ms": 1e3 * cpu_time_s(write, repeats), "draw_ms": 1e3 * cpu_time_s(draw, max(1, repeats // 8)),
                      "write_flops": counted_flops(write), "draw_flops": counted_flops(draw)})
     return rows
 
