@@ -19,6 +19,7 @@ __all__ = ["FIGURES", "kept_curve", "label_curve", "pictures_board", "prefix_mas
 SCORES = {"psnr": "PSNR, held out (dB)", "elpips": "eLPIPS, held out", "refid": "r-eFID, all emoji",
           "seed_std": "pixel deviation over seeds"}
 BASELINES = ("PCA, real numbers", "TiTok-16 cut", "VQ grid 4 x 4 cut")
+LABELS = {"drawn": "FlexTok, one draw", "average of 4": "FlexTok, average of 4 draws", "one step": "FlexTok, mean (one step)"}
 GUESSES = {"group": 1 / 9, "subgroup": 1 / 99}
 
 
@@ -37,9 +38,9 @@ def kept_curve(rows: pd.DataFrame, score: str = "psnr") -> go.Figure:
     for what in dict.fromkeys(own["what"]):
         line = own[own["what"] == what].sort_values("k")
         error = {"type": "data", "array": 2 * line["psnr_se"], "thickness": 1, "width": 3} if score == "psnr" else None
-        fig.add_scatter(x=line["k"], y=line[score], name=what, mode="lines+markers", line=look[what].line,
+        fig.add_scatter(x=line["k"], y=line[score], name=LABELS.get(what, what), mode="lines+markers", line=look[what].line,
                         marker=look[what].points, error_y=error, customdata=line["bits"],
-                        hovertemplate="%{x} codes, %{customdata:.0f} bits: %{y:.3f}<extra>" + what + "</extra>")
+                        hovertemplate="%{x} codes, %{customdata:.0f} bits: %{y:.3f}<extra>" + LABELS.get(what, what) + "</extra>")
     return fig.update_xaxes(type="log", tickvals=sorted(rows["k"].unique()))
 
 
