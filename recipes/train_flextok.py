@@ -2,8 +2,8 @@
 
     python recipes/train_flextok.py --work FOLDER --publish [--steps 2600] [--deterministic]
 
-One thread, about ten CPU-minutes. The linear start is computed here from the training pictures. Then weights
-"flextok"; with --deterministic only a card of numbers is written, as recorded rows (record_flextok.py reads the folder).
+One thread, about ten CPU-minutes. The linear start is computed here from the training pictures. Weights "flextok"; with
+--deterministic nothing is published, record_flextok.py reads the checkpoint in FOLDER.
 """
 import json
 
@@ -130,8 +130,8 @@ def main() -> None:
     tok = halved(model.tokenizer).eval()
     metrics = check(tok, held, 0 if given.deterministic else 20, 4)
     print(json.dumps(metrics), flush=True)
-    if given.publish:
-        publish("flextok_mse" if given.deterministic else "flextok", tok, card=dict(
+    if given.publish and not given.deterministic:
+        publish("flextok", tok, card=dict(
             recipe="recipes/train_flextok.py", seed=0, steps=given.steps, cpu_s=round(state["cpu_s"]), shape=SHAPE,
             data=PIXELS_SHA256[32], losses=LESSONS, batch=BATCH, metrics=metrics), gates={"mean_16": 16.6}, force=given.force)
 
