@@ -55,7 +55,7 @@ def fill(group: str, num_steps: int = 8, seed: int = 0, on_picture: Callable[[in
             on_picture(step)
 
     generator = torch.Generator().manual_seed(seed)
-    generate(model, torch.tensor([group_number(group)]), generator, num_steps, on_step=watch, **CHOSEN["ResGen"])
+    generate(model, torch.tensor([group_number(group)]), generator, num_steps, on_step=watch, **CHOSEN)
     return Filling(shown_at, seen, guess)
 
 
