@@ -70,7 +70,7 @@ def as_picture(image: Any) -> Image.Image:
     return Image.fromarray(array).convert("RGB")
 
 
-def _uri(picture: Image.Image, side: int = 128) -> str:
+def _uri(picture: Image.Image, side: int = 64) -> str:
     """A PNG as text. Small pictures are enlarged pixel by pixel, because browsers smooth them otherwise."""
     factor = max(1, side // max(picture.size))
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
