@@ -73,6 +73,8 @@ def step_scores(rows: pd.DataFrame, score: str = "efid") -> go.Figure:
     look, deep = styles(list(SAMPLERS), ()), rows[rows["depth"] == 8]
     for name in SAMPLERS:
         line = deep[deep["sampler"] == name].sort_values("passes")
+        if len(line) == 0:
+            continue
         error = None
         if score == "efid":
             error = {
