@@ -13,7 +13,7 @@ from train_setrec import KEPT, make
 
 from frugal import load_lm
 from frugal.core.bootstrap import interval
-from frugal.core.recording import record
+from frugal.core.recording import read_recorded, record
 from frugal.data.emoji_sessions import catalogue, make_sessions, next_probs
 from frugal.models import list_weights, load_card, load_weights
 from frugal.visual_tokenizers import setrec_live
@@ -55,18 +55,23 @@ def popular_rows(sessions) -> dict:
 
 
 def record_recall(sessions) -> None:
-    rows = rows_of(measure.ceiling_rows(sessions), method="ceiling", n_sem=-1, beta=-1.0)
-    rows += rows_of(popular_rows(sessions), method="popular", n_sem=-1, beta=-1.0)
+    """All variants; rows of weights that have not changed since the last recording are kept."""
+    path, rows = OUT / "setrec_recall.json", []
+    kept = read_recorded(path) if path.exists() else pd.DataFrame({"method": [], "weights": []})
+    for method, found in (("ceiling", measure.ceiling_rows), ("popular", popular_rows)):
+        rows += rows_of(found(sessions), method=method, n_sem=-1, beta=-1.0, weights="")
     for variant in VARIANTS:
         if variant not in list_weights(folder=KEPT):
             print("not trained:", variant, flush=True)
             continue
         model, card = trained(variant)
+        same = kept[(kept.method == variant) & (kept.weights == card["sha256"][:12])]
         beta = float(card["metrics"].get("beta", -1.0))
         n_sem = model.shape.n_sem if isinstance(model, SETRec) else -1
-        rows += rows_of(measure.recall_rows(model, sessions, beta), method=variant, n_sem=n_sem, beta=beta)
+        rows += same.to_dict("records") if len(same) else rows_of(
+            measure.recall_rows(model, sessions, beta), method=variant, n_sem=n_sem, beta=beta, weights=card["sha256"][:12])
         print(variant, [(r["kind"], round(r["value"], 3)) for r in rows[-6:-3]], flush=True)
-    record(pd.DataFrame(rows), OUT / "setrec_recall.json")
+    record(pd.DataFrame(rows), path)
 
 
 def record_beta(sessions) -> None:
