@@ -2,7 +2,7 @@
 
     python recipes/record_gense.py [TABLE ...]
 
-About two CPU minutes, one thread. Tables: gense_scores, gense_pairs, gense_semantic, gense_voice, gense_cost, gense_scale, clips.
+About two CPU minutes, one thread. Tables: gense_scores, gense_pairs, gense_semantic, gense_voice, gense_cost, gense_scale, gense_clips, gense_live.
 """
 import json
 import sys
@@ -20,8 +20,10 @@ from frugal.visual_tokenizers.gense import load_gense
 from frugal.visual_tokenizers.gense_baselines import load_regression
 from frugal.visual_tokenizers.gense_judge import load_judge
 from frugal.visual_tokenizers.gense_shown import shown_clips
+from frugal.visual_tokenizers.live_gense import first_result, stored
 
 HOME, CLIPS = Path(family.__file__).parent, 200
+ASSETS: dict[str, Callable] = {"gense_clips": lambda: shown_clips(load_gense()), "gense_live": lambda: stored(first_result())}
 
 
 @lru_cache(maxsize=1)
@@ -40,16 +42,16 @@ TABLES: dict[str, Callable] = {
 
 
 def main(names: list[str]) -> None:
-    unknown = set(names) - {*TABLES, "clips"}
+    unknown = set(names) - {*TABLES, *ASSETS}
     if unknown:
-        raise SystemExit(f"no table {sorted(unknown)}; there are: {', '.join(TABLES)}, clips")
+        raise SystemExit(f"no table {sorted(unknown)}; there are: {', '.join([*TABLES, *ASSETS])}")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    for name in names or [*TABLES, "clips"]:
-        if name == "clips":
+    for name in names or [*TABLES, *ASSETS]:
+        if name in ASSETS:
             (HOME / "assets").mkdir(exist_ok=True)
-            path = HOME / "assets" / "gense_clips.json"
-            write_atomically(path, json.dumps(shown_clips(load_gense()), indent=0) + "\n")
+            path = HOME / "assets" / f"{name}.json"
+            write_atomically(path, json.dumps(ASSETS[name](), indent=0) + "\n")
         else:
             path = record(TABLES[name](), HOME / "recorded" / f"{name}.json")
         print("wrote", path.name, flush=True)

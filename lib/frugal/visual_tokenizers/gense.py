@@ -203,14 +203,17 @@ class GenSE:
 
     def enhance(self, audio: Tensor, hierarchy: bool = True, prompt: bool = True, temperature: float = 1.0, seed: int = 0,
                 cached: bool = True) -> Enhanced:
-        """Enhanced speech of noisy audio (n,) or (B, n) at 8 kHz, in pieces of 1.28 s. ValueError as `check_audio`."""
+        """Enhanced speech of noisy audio (n,) or (B, n) at 8 kHz, in pieces of 1.28 s, the only length the decoders know;
+        tokens of shorter audio are repeated up to it. ValueError as `check_audio`."""
         mel, generator = log_mel(check_audio(audio)), torch.Generator().manual_seed(seed)
         with torch.no_grad():
             noisy = {"noisy_semantic": self.semantic.nearest(self.semantic.features(mel)), "noisy_acoustic": self.acoustic.tokens(mel)}
-        pieces = []
-        for start in range(0, mel.shape[1] // 2, CHUNK):
-            parts = {kind: codes[:, start:start + CHUNK] for kind, codes in noisy.items()}
-            pieces.append(self._piece(parts, hierarchy, prompt, temperature, generator, cached))
+        count, pieces = mel.shape[1] // 2, []
+        noisy = {kind: codes.repeat(1, -(-CHUNK // count))[:, :max(CHUNK, count)] for kind, codes in noisy.items()}
+        for start in range(0, count, CHUNK):
+            at = min(start, max(CHUNK, count) - CHUNK)                # the last piece overlaps, and only its new part is kept
+            piece = self._piece({kind: codes[:, at:at + CHUNK] for kind, codes in noisy.items()}, hierarchy, prompt, temperature, generator, cached)
+            pieces.append({kind: codes[:, start - at:][:, :count - start] for kind, codes in piece.items()})
         codes = {kind: torch.cat([piece[kind] for piece in pieces], 1) for kind in pieces[0]}
         return Enhanced(self.acoustic.decode(codes["clean_acoustic"]), codes)
 

@@ -6,6 +6,7 @@ Differs: the codec here ends in log-mel frames, not in a waveform; sound is for 
 Shapes: B clips, n samples, F = n / 160 frames (50/s), 40 mel bins.
 """
 import io
+import warnings
 import wave
 from functools import lru_cache
 
@@ -105,6 +106,12 @@ def mel_weights() -> Float[Tensor, "40 bins"]:
     return torch.minimum(up, down).clamp(min=0).float()
 
 
+def mel_centres() -> list[float]:
+    """Centre of each mel bin in Hz."""
+    weights = mel_weights()
+    return ((weights @ (torch.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT)) / weights.sum(1)).tolist()
+
+
 def _mel(hz: float) -> float:
     return 2595 * float(np.log10(1 + hz / 700))
 
@@ -120,7 +127,9 @@ def read_wav(content: bytes) -> Float[ndarray, "n"]:
     Raises ValueError when it is no WAV file, is stereo or has another rate; the message says how to convert it.
     """
     try:
-        rate, data = wavfile.read(io.BytesIO(content))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)    # chunks that hold no sound
+            rate, data = wavfile.read(io.BytesIO(content))
     except Exception as error:                          # the reader raises many kinds for damaged files
         raise ValueError(f"it is no WAV file, or a damaged one ({error}); save it as uncompressed WAV") from error
     if data.ndim != 1:
