@@ -33,7 +33,7 @@ def snr_curve(rows: pd.DataFrame, score: str = "edits_strict", noise: str = "all
     """A score against the SNR, a line a method with its 95 % interval; dashed: what no enhancement is behind."""
     own = select(rows, score=score, noise=noise)
     own = own[(own.temperature == drawn) | ~own.method.isin(list(GENERATED_BY))]
-    fig, look = blank(f"Enhancement by SNR, {noise} noise", "SNR (dB)", SCORES[score]), styles(list(METHODS), PLAIN)
+    fig, look = blank(f"Enhancement by SNR, {noise} noise{'s' if noise == 'all' else ''}", "SNR (dB)", SCORES[score]), styles(list(METHODS), PLAIN)
     for method in METHODS:
         part = own[own.method == method].sort_values("snr_db")
         line = dict(look[method].line) | ({"dash": {"noisy": "solid", "codec of clean speech": "dash", "clean": "dot"}[method]} if method in PLAIN else {})
@@ -54,7 +54,7 @@ def spectrograms(clips: list[dict], clip: int = 0, version: str = "two-stage") -
         decibels = np.round(frames_of(own["versions"][name]["mel"]) * SPAN_DB + FLOOR_DB + 40).astype(int)
         axis = "" if place == 1 else str(place)
         fig.add_heatmap(z=decibels, x=_times(decibels.shape[1], 0.02), y=list(range(BINS)), xaxis=f"x{axis}", yaxis=f"y{axis}", name=name,
-                        zmin=int(FLOOR_DB), zmax=-20, showscale=place == 1, colorbar={"title": {"text": "dB"}, "len": 0.3, "y": 0.87},
+                        zmin=int(FLOOR_DB), zmax=-20, colorscale="Cividis", showscale=place == 1, colorbar={"title": {"text": "dB"}, "len": 0.3, "y": 0.87},
                         hovertemplate="%{x:.2f} s, bin %{y}: %{z} dB")
         top = 1 - 0.235 * (place - 1)
         fig.update_layout({f"yaxis{axis}": {"domain": [top - 0.2, top], "anchor": f"x{axis}", "title": {"text": f"{name}<br>(Hz)"}, "tickvals": [5, 15, 25, 35],
@@ -104,7 +104,7 @@ def cost(rows: pd.DataFrame, measure: str = "flops_per_s", clips: int = 1) -> go
     scale = 1e-6 if measure == "flops_per_s" else 1
     for cached, name, color in ((False, "computed again", GREY), (True, "KV cache", BLUE)):
         own = rows[rows.cached == cached]
-        fig.add_bar(x=own.stage, y=own[measure] * scale, name=name, marker={"color": color}, text=[f"{v * scale:.3g}" for v in own[measure]])
+        fig.add_bar(x=own.stage, y=own[measure] * scale, name=name, marker={"color": color}, text=[f"{v * scale:,.0f}" if v * scale >= 100 else f"{v * scale:.3g}" for v in own[measure]])
     said = "; ".join(f"{stage}: {part[~part.cached][measure].iloc[0] * scale:.3g} and {part[part.cached][measure].iloc[0] * scale:.3g}"
                      for stage, part in rows.groupby("stage", sort=False))
     return fig.update_layout(meta={"summary": f"{COSTS[measure]}, computed again and with a cache: {said}."})

@@ -77,7 +77,7 @@ def three_spectrograms(result: dict[str, Any]) -> go.Figure:
         decibels = (mel.T * SPAN_DB + FLOOR_DB + 40).round().int().clamp(-128, 127)
         axis, heard = "" if place == 1 else str(place), result["heard"][name]
         fig.add_heatmap(z=decibels.numpy(), x=[round(0.02 * (i + 0.5), 3) for i in range(decibels.shape[1])], y=list(range(BINS)), name=name,
-                        xaxis=f"x{axis}", yaxis=f"y{axis}", zmin=int(FLOOR_DB), zmax=-20, showscale=False, hovertemplate="%{x:.2f} s, bin %{y}: %{z} dB")
+                        xaxis=f"x{axis}", yaxis=f"y{axis}", zmin=int(FLOOR_DB), zmax=-20, colorscale="Cividis", showscale=False, hovertemplate="%{x:.2f} s, bin %{y}: %{z} dB")
         wrong = "" if said is None else f" ({edits(said, heard)} of {len(said)} wrong)"
         lines.append(f"{name}: {' '.join(heard) or 'nothing'}{wrong}")
         top = 1 - step * (place - 1)
