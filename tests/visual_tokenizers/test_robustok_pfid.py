@@ -96,10 +96,11 @@ def test_too_few_tokenizers_are_refused(x, y):
 
 def test_the_difference_is_paired():
     rows = pd.DataFrame({"r_efid": [1, 2, 3, 4, 5.0], "p_efid": [1, 2, 3, 4, 5.0], "g_efid": [2, 1, 4, 3, 5.0]})
-    assert study.paired_difference(rows) == pytest.approx((0, 0, 0))
+    same = study.paired_difference(rows)
+    assert (same.value, same.low, same.high) == pytest.approx((0, 0, 0)) and same.not_above == 1      # ties count against it
     rows["r_efid"] = -rows.r_efid
-    value, low, high = study.paired_difference(rows)
-    assert value == pytest.approx(1.6) and low > 0 and high <= 2
+    found = study.paired_difference(rows)
+    assert found.value == pytest.approx(1.6) and found.high <= 2 and 0 <= found.not_above < 0.2
 
 
 def test_pairs_compare_equal_codebooks():

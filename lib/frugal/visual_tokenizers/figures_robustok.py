@@ -55,10 +55,11 @@ def study_scatter(rows: pd.DataFrame, y: str = "g_efid") -> go.Figure:
         fig.add_annotation(text=escape(text), x=x, y=1.06, xref="paper", yref="paper", showarrow=False, xanchor="left", font={"size": 11})
     fig.update_layout(xaxis={"domain": [0, 0.44]}, xaxis2={"domain": [0.56, 1], "anchor": "y2", "title": {"text": "p-eFID"}},
                       yaxis2={"anchor": "x2", "matches": "y", "title": {"text": ""}})
-    more, low, high = paired_difference(rows) if y == "g_efid" else (right.rho - left.rho, float("nan"), float("nan"))
-    ends = f" [{low:+.2f}, {high:+.2f}]" if y == "g_efid" else ""
-    return fig.update_layout(meta={"summary": f"{HEIGHTS[y]} over {len(rows)} tokenizers: Spearman {left} for r-eFID; {right} for p-eFID; "
-                                   f"difference {more:+.2f}{ends}."})
+    said = ""
+    if y == "g_efid":
+        found = paired_difference(rows)
+        said = f"; difference {found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}], 0 or less in {found.not_above:.1%} of the resamples"
+    return fig.update_layout(meta={"summary": f"{HEIGHTS[y]} over {len(rows)} tokenizers: Spearman {left} for r-eFID; {right} for p-eFID{said}."})
 
 
 def _bar(own: pd.DataFrame, column: str, letter: str) -> dict:
