@@ -54,7 +54,7 @@ def study_scatter(rows: pd.DataFrame, y: str = "g_efid") -> go.Figure:
     for x, text in ((0.0, f"rho {left}"), (0.56, f"rho {right}")):
         fig.add_annotation(text=escape(text), x=x, y=1.06, xref="paper", yref="paper", showarrow=False, xanchor="left", font={"size": 11})
     fig.update_layout(xaxis={"domain": [0, 0.44]}, xaxis2={"domain": [0.56, 1], "anchor": "y2", "title": {"text": "p-eFID"}},
-                      yaxis2={"anchor": "x2", "matches": "y", "title": {"text": ""}})
+                      yaxis2={"anchor": "x2", "matches": "y", "title": {"text": HEIGHTS[y]}})
     said = ""
     if y == "g_efid":
         found = paired_difference(rows)
@@ -71,7 +71,7 @@ def scores_side_by_side(rows: pd.DataFrame) -> go.Figure:
     """The two trained 64-token grids: r-eFID, p-eFID, g-eFID. Bars: spread over sets of perturbed and of generated codes."""
     first, second = (rows[rows.tokenizer == name].iloc[0] for name in NAMES)
     fig = blank(f"Perturbed training: g-eFID {first.g_efid:.2f} to {second.g_efid:.2f}, r-eFID {first.r_efid:.2f} to {second.r_efid:.2f}",
-                "eFID (lower is better)", "", height=330)
+                "eFID (lower is better)", "which set", height=330)
     for (name, label), color, symbol in zip(NAMES.items(), (GREY, BLUE), ("circle", "square")):
         row = rows[rows.tokenizer == name].iloc[0]
         sets = g_values(rows, name)
