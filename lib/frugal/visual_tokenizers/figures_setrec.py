@@ -37,8 +37,9 @@ def recall_by_tokens(rows: pd.DataFrame, kind: str = "all", score: str = "recall
     """SETRec against its number of semantic tokens, and the others as lines. rows: recorded/setrec_recall.json."""
     table = select(rows, kind=kind, score=score)
     own = table[table.method.isin(OWN)].sort_values("n_sem")
-    best = own.sort_values("value").iloc[-1]
-    fig = blank(f"{SCORES[score]} over {RANKED[kind]}: best with {int(best.n_sem)} semantic tokens, {best.value:.1%}",
+    best, some = own.sort_values("value").iloc[-1], own[own.n_sem > 0].value
+    fig = blank(f"{SCORES[score]} over {RANKED[kind]}: {some.min():.1%} to {some.max():.1%} with semantic tokens, "
+                f"{own.value.iloc[0]:.1%} with {int(own.n_sem.iloc[0])}",
                 "semantic tokens an item (beside one CF token)", f"{SCORES[score]} (mean over users)", height=440)
     fig.add_scatter(x=own.n_sem.tolist(), y=own.value.tolist(), error_y=_bars(own), mode="lines+markers", name="SETRec",
                     line={**style(0).line, "width": 3}, marker=style(0).points)
