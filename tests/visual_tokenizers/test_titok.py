@@ -1,14 +1,22 @@
 """TiTok: the K codes are all that the decoder knows; stage 2 with one-hot logits is the grid; planted mistakes are seen."""
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frugal.core.claims import check_recorded
 from frugal.core.image_metrics import psnr
+from frugal.core.recording import load_recorded
 from frugal.data.emoji_images import PixelBasis, load_images
+from frugal.explore.exercises import problems
 from frugal.models.quantizers import FSQ, VectorQuantizer
 from frugal.models.token_generators import build_generator
 from frugal.models.vq_grid import VQGrid, load_vq_grid
+from frugal.visual_tokenizers.claims_titok import CLAIMS
+from frugal.visual_tokenizers.exercises_titok import EXERCISES
+from frugal.visual_tokenizers.figures_titok import FIGURES
 from frugal.visual_tokenizers.titok import (
     NUM_PATCHES, TiTok, join_latents, latent_outputs, load_titok, start_from_pca,
 )
@@ -217,11 +225,14 @@ def test_trained_titoks_reach_their_level(tokens, least):
     assert psnr(model.decode(model.encode(real)), real).mean() > least
 
 
-def test_four_tokens_for_the_picture_beat_four_squares():
+@pytest.mark.parametrize("tokens", [4, 16])
+def test_a_row_keeps_no_less_than_as_many_squares(tokens):
+    """At 32 px both see the whole picture, so the row is level with the grid; the 1 dB hoped for is not there."""
     images = load_images()
     real = images.pixels[images.held_out_set()]
-    row, square = load_titok(4), load_vq_grid("vq_grid_4")
-    assert (psnr(row.decode(row.encode(real)), real).mean() > psnr(square.decode(square.encode(real)), real).mean() + 1)
+    row, square = load_titok(tokens), load_vq_grid(f"vq_grid_{tokens}")
+    gain = psnr(row.decode(row.encode(real)), real).mean() - psnr(square.decode(square.encode(real)), real).mean()
+    assert -0.1 < gain < 1
 
 
 # -- what is measured -----------------------------------------------------------------------------------------------
@@ -285,3 +296,33 @@ def test_the_chain_multiplies_to_the_whole():
 def test_short_rows_pay_only_where_products_rule():
     at = lengths().set_index(["tokens", "batch"])["speedup"]
     assert at[32, 64] > 7 and at[32, 1] < 2 and at[256, 64] == 1
+
+
+# -- the recorded rows ----------------------------------------------------------------------------------------------
+
+def test_recorded_time_follows_the_number_of_tokens():
+    rows = load_recorded("visual_tokenizers", "titok_speed")
+    own = rows[(rows.batch == 1) & (rows.kind == "ar")].set_index("of")
+    assert own.loc["64"].cpu_ms > own.loc["16"].cpu_ms > own.loc["4"].cpu_ms
+    assert own.loc["64"].gflops / own.loc["8"].gflops == pytest.approx(8, rel=0.05)
+    assert set(rows[rows.kind == "decode"].of) == {"vq_grid_64", *(f"titok_{k}" for k in (4, 8, 16, 32))}
+
+
+def test_every_recorded_set_has_its_copy_rate():
+    rows = load_recorded("visual_tokenizers", "titok_generated")
+    assert rows.copy_rate.between(0, 1).all() and (rows.efid_low <= rows.efid).all() and (rows.floor < rows.efid).all()
+    assert {("titok_16", "ar"), ("vq_grid_64", "ar"), ("titok_16", "maskgit"), ("vq_grid_64", "maskgit")} <= set(zip(rows.tokenizer, rows.kind))
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.key)
+def test_verdicts_are_the_recorded_ones(claim):
+    assert check_recorded([claim])[0].verdict == claim.verdict
+
+
+def test_the_exercise_takes_the_reference_and_names_each_mistake():
+    assert [problems(exercise) for exercise in EXERCISES] == [[]]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_draw_every_choice(name):
+    assert len(json.dumps(FIGURES[name]().payload)) < 250_000

@@ -17,10 +17,11 @@ TABLE = "table of released models in repository bytedance/1d-tokenizer"
 FAMILY = "visual_tokenizers"
 
 
-def _generated(tokenizer: str, kind: str) -> pd.Series | None:
+def _generated(tokenizer: str, kind: str) -> pd.Series:
+    """The generator's row at the temperature with its lowest g-eFID."""
     rows = load_recorded(FAMILY, "titok_generated")
     own = rows[(rows.tokenizer == tokenizer) & (rows.kind == kind)]
-    return None if own.empty else own.iloc[0]
+    return own.loc[own.efid.idxmin()]
 
 
 def _reconstructed(method: str, tokens: int) -> pd.Series:
@@ -37,13 +38,11 @@ def _speed(kind: str, of: str, column: str = "cpu_ms", batch: int = 1) -> float:
     return float(rows[(rows.kind == kind) & (rows.of == of) & (rows.batch == batch)][column].iloc[0])
 
 
-def _better_generation() -> Evidence | None:
-    for kind, words in (("maskgit", "masked generator, 8 steps"), ("ar", "autoregressive generator")):
-        ours, grid = _generated("titok_16", kind), _generated("vq_grid_64", kind)
-        if ours is not None and grid is not None:
-            return Evidence(round(float(ours.efid - grid.efid), 3), note=f"g-eFID, {words}: TiTok-16 {_said(ours)}; grid of 64 {_said(grid)}; "
-                            f"floor {ours.floor:.2f}")
-    return None
+def _better_generation() -> Evidence:
+    ours, grid = (_generated(name, "maskgit") for name in ("titok_16", "vq_grid_64"))
+    other, other_grid = (_generated(name, "ar") for name in ("titok_16", "vq_grid_64"))
+    return Evidence(round(float(ours.efid / grid.efid), 2), note=f"g-eFID, masked generator, 8 steps, best of four temperatures: TiTok-16 {_said(ours)}; grid of 64 {_said(grid)}; "
+                    f"floor {ours.floor:.2f}. Autoregressive, in 16 and 64 steps: {_said(other)}; {_said(other_grid)}")
 
 
 def _reconstruction() -> Evidence:
@@ -53,20 +52,20 @@ def _reconstruction() -> Evidence:
                     "a picture of 32 px has no redundancy left to save")
 
 
-def _short_row_generates_best() -> Evidence | None:
+def _short_row_generates_best() -> Evidence:
     rows = load_recorded(FAMILY, "titok_generated")
     own = rows[(rows.kind == "ar") & rows.tokenizer.str.startswith("titok")].sort_values("tokens")
-    if len(own) < 2:
-        return None
     best, back = own.loc[own.efid.idxmin()], own.loc[own.r_efid.idxmin()]
     said = "; ".join(f"{row.tokens}: r-eFID {row.r_efid:.3g}, g-eFID {row.efid:.3g}" for row in own.itertuples())
     return Evidence(round(float(best.tokens / back.tokens), 3), note=f"tokens with the best g-eFID over tokens with the best r-eFID; {said}")
 
 
 def _row_against_squares() -> Evidence:
+    near = {name: _reconstructed(name, 16) for name in ("titok", "vq_grid")}
     gains = {k: float(_reconstructed("titok", k).psnr - _reconstructed("vq_grid", k).psnr) for k in (4, 16)}
     bits = {k: (_reconstructed("titok", k).bits, _reconstructed("vq_grid", k).bits) for k in (4, 16)}
-    return Evidence(round(gains[4], 2), note=f"held-out PSNR with 4 tokens ({bits[4][0]:.0f} bits against {bits[4][1]:.0f}); with 16 tokens {gains[16]:+.2f} dB")
+    return Evidence(round(gains[4], 2), note=f"held-out PSNR with 4 tokens ({bits[4][0]:.0f} bits against {bits[4][1]:.0f}); with 16 tokens {gains[16]:+.2f} dB, where eLPIPS is "
+                    f"{near['titok'].elpips:.2f} against the grid's {near['vq_grid'].elpips:.2f}: at 32 px a square sees the whole picture too")
 
 
 def _faster() -> Evidence:
@@ -98,7 +97,7 @@ def _shorter_rows() -> Evidence:
 
 
 CLAIMS = [
-    Claim("titok_gfid", TITOK, "gFID 1.97 on ImageNet 256, 4.21 better than MaskGIT with the same generator", -4.21, "points of FID", ABSTRACT,
+    Claim("titok_gfid", TITOK, "gFID 1.97 on ImageNet 256, where MaskGIT with a grid has 6.18 (4.21 more)", 0.32, "ratio", ABSTRACT,
           "measured", _better_generation, "not reproduced", side="at most"),
     Claim("titok_rfid", TITOK, "32 tokens reconstruct as well as a grid of 256 (rFID 2.21; MaskGIT's VQGAN 2.28)", 0.97, "ratio",
           f"{TABLE}; the grid's 2.28 is recalled", "measured", _reconstruction, "not reproduced", side="at most", neutral=2.0),

@@ -19,6 +19,7 @@ from frugal.visual_tokenizers.titok import NUM_PATCHES, TiTok, join_latents
 
 TIMED = {"width": 192, "num_blocks": 6, "num_heads": 6}
 COUNTS, STEPS, VOCAB = (64, 32, 16, 8, 4), 8, 256
+TEMPERATURES = {"ar": (1.0,), "maskgit": (1.0, 2.0, 4.0, 8.0)}   # the masked one is touchy: each tokenizer gets its best
 GENERATORS = {"ar": "autoregressive", "maskgit": "masked, 8 steps"}
 
 
