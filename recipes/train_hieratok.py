@@ -3,9 +3,9 @@
     python recipes/train_hieratok.py --work FOLDER --publish [--steps 400] [--flow-steps 400] [--seeds 2]
         [--variants hieratok single full shuffled]
 
-One thread, about ten CPU-minutes for four variants and two seeds (`no_coarse` leaves the
-coarse losses out; a run adds its rows to those that are there). Writes FOLDER/rows.json (read by record_hieratok.py) and
-publishes the weights "hieratok" and "hieratok_single" of seed 0.
+One thread, about ten CPU-minutes for four variants and two seeds. Writes FOLDER/rows.json (read by record_hieratok.py; a
+later run with other variants, e.g. `no_coarse` without the coarse losses, adds its rows) and publishes the weights "hieratok"
+and "hieratok_single" of seed 0.
 """
 import json
 
