@@ -64,9 +64,3 @@ def interval(columns: Mapping[str, object], statistic: Callable[[Sums], np.ndarr
 def _weights(count: int, draws: int, seed: int) -> np.ndarray:
     """How often each unit is drawn, (draws, count); kept, since a chart asks for hundreds of intervals of the same units."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
-
-
-@lru_cache(maxsize=2)                             # a table's figures all share one draw
-def _weights(count: int, draws: int, seed: int) -> np.ndarray:
-    """How often each unit is in each draw, (draws, count); the caller leaves it as it is."""
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
