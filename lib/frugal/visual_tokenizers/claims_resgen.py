@@ -35,17 +35,17 @@ def _cost(sampler: str, column: str, depth: int, batch: int = 1) -> float:
 
 
 def _flat_in_depth() -> Evidence:
-    growth = {
-        name: _cost(name, "flops", 16) / _cost(name, "flops", 2)
-        for name in ("ResGen", "flat MaskGIT", "RQ-Transformer")
-    }
-    times = {name: _cost(name, "cpu_ms", 16) / _cost(name, "cpu_ms", 2) for name in growth}
+    names = ("ResGen", "flat MaskGIT", "RQ-Transformer")
+    passes, flops, times = (
+        {name: _cost(name, column, 16) / _cost(name, column, 2) for name in names}
+        for column in ("passes", "flops", "cpu_ms")
+    )
     return Evidence(
-        round(growth["ResGen"], 3),
-        note="FLOPs an image at depth 16 over depth 2; flat MaskGIT "
-        f"{growth['flat MaskGIT']:.1f}x, RQ-Transformer {growth['RQ-Transformer']:.1f}x; processor time "
-        f"{times['ResGen']:.2f}x, {times['flat MaskGIT']:.1f}x, {times['RQ-Transformer']:.1f}x: what grows in ResGen is "
-        "the quantizer, level after level",
+        round(passes["ResGen"], 3),
+        note=f"forward passes at depth 16 over depth 2 (RQ-Transformer {passes['RQ-Transformer']:.1f}x); counted FLOPs "
+        f"{flops['ResGen']:.2f}x, processor time {times['ResGen']:.2f}x, since the quantizer goes level by level; flat MaskGIT "
+        f"{flops['flat MaskGIT']:.1f}x and {times['flat MaskGIT']:.1f}x, RQ-Transformer {flops['RQ-Transformer']:.1f}x and "
+        f"{times['RQ-Transformer']:.1f}x",
     )
 
 
@@ -57,7 +57,7 @@ def _faster_than_rq() -> Evidence:
     }
     return Evidence(
         round(here[1], 2),
-        round(ratio[16], 2),
+        round(float(ratio[16]), 2),
         note=f"processor time, 16 places, depth 8, 8 steps: "
         f"{_cost('ResGen', 'cpu_ms', 8):.0f} ms against {_cost('RQ-Transformer', 'cpu_ms', 8):.0f}; {here[16]:.1f}x with 16 at "
         f"a time: the RQ-Transformer does less arithmetic, in more passes. Roofline at 574 M, 64 places, 64 steps: "
@@ -104,7 +104,7 @@ CLAIMS = [
     Claim(
         "resgen_flat_in_depth",
         RESGEN,
-        "Steps and work of sampling do not grow with the depth of the codes",
+        "The steps of sampling do not grow with the depth of the codes",
         1,
         "x",
         "arXiv 2412.10208, abstract",
@@ -136,7 +136,7 @@ CLAIMS = [
         TABLES,
         "measured",
         _better_than_rq,
-        "reproduced",
+        "not reproduced",
         tolerance=0.1,
         side="at most",
     ),
@@ -149,7 +149,7 @@ CLAIMS = [
         TABLES,
         "measured",
         _deeper_is_better,
-        "reproduced",
+        "not reproduced",
         tolerance=0.05,
         side="at most",
     ),
