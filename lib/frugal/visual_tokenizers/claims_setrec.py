@@ -51,6 +51,12 @@ def _warm_without_cf() -> Evidence:
     return _difference(_hits("recall", "warm", method="sem4"), _hits("beta", "warm", beta=1.0), "warm items, chosen beta against 1")
 
 
+def _sparse() -> Evidence:
+    """All items; the cold ones in the note, since there the tokens gain by seeing each other."""
+    found, cold = (_over("inside", kind, f"{kind} items, sparse against full within items")() for kind in ("all", "cold"))
+    return Evidence(measured=found.measured, note=f"{found.note}; {cold.note}")
+
+
 def _speed() -> Evidence:
     rows = load_recorded("visual_tokenizers", "setrec_cost").set_index(["backbone", "kind", "size"])
     own, lm = rows.loc[("small decoder", "beam", 20)], rows.loc[("SmolLM2-135M", "beam", 20)]
@@ -82,7 +88,7 @@ CLAIMS = [
     Claim("setrec_needs_cf", SETREC, "Without co-picking (beta 1) warm items are ranked worse.", 1, "points", _ABSTRACT, "measured",
           _warm_without_cf, "reproduced", **_SOUND),
     Claim("setrec_sparse_mask", SETREC, "Tokens of one item need not see each other: the sparse mask loses at most a point.", 0, "points",
-          "arXiv 2502.10833, section 3.2 (direction)", "measured", _over("inside", "all", "sparse against full within items"), "reproduced",
+          "arXiv 2502.10833, section 3.2 (direction)", "measured", _sparse, "reproduced",
           tolerance=1.0, neutral=float("nan"), side="at least"),
     Claim("setrec_one_pass", SETREC, "Writing all tokens at once is faster than beam search (the bound of 1.5 times is ours).", 1.5, "x",
           _ABSTRACT.replace("direction", "\"efficiency\", direction"), "measured", _speed, "reproduced", **_SOUND),
