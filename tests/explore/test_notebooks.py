@@ -1,5 +1,6 @@
 """Building notebooks, and the rules: each planted fault is found, and the committed notebooks have none."""
 
+import json
 import ast
 import sys
 from pathlib import Path
@@ -47,6 +48,15 @@ def test_building_again_gives_the_same_file_but_for_the_ignored_cell(toy):
         if notebooks.IGNORED in a.metadata.get("tags", []):
             a.outputs = b.outputs = []
     assert nbformat.writes(before) == nbformat.writes(after)
+
+
+def test_figures_stand_on_one_line_each_and_read_back_the_same(toy):
+    notebook = nbformat.read(toy[1], as_version=4)
+    figures = [out.data[mime] for cell in notebook.cells for out in cell.get("outputs", []) for mime in notebooks.FIGURE_MIMES
+               if mime in out.get("data", {})]
+    text = notebooks.written(notebook)
+    assert figures and nbformat.reads(text, as_version=4) == notebook
+    assert len(text) < len(nbformat.writes(notebook)) and all(json.dumps(f, ensure_ascii=False, separators=(",", ":")) in text for f in figures)
 
 
 def test_ids_come_from_the_section_and_an_inserted_cell_leaves_other_sections_alone(tmp_path):

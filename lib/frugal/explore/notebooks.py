@@ -10,6 +10,7 @@ source: `# %% tags=["nbval-ignore-output", "reason: wall-clock time"]`.
 """
 
 import argparse
+import json
 import re
 import sys
 import sysconfig
@@ -128,11 +129,29 @@ def build(source: Path, target: Path, timeout_s: int = CELL_TIMEOUT_S) -> Path:
     """Execute one source and write the notebook beside the others, whole or not at all."""
     notebook = read_source(source)
     execute(notebook, target.parent, timeout_s)
-    text = nbformat.writes(normalise(notebook)) + "\n"
+    text = written(normalise(notebook))
     part = target.with_suffix(".ipynb.part")
     part.write_text(text, encoding="utf-8")
     part.replace(target)
     return target
+
+
+def written(notebook: NotebookNode) -> str:
+    """The notebook's text, as nbformat writes it, but for figures: their JSON stands on one line each. Indented, every number
+    would have a line of its own, and a third of the file would be blanks."""
+    from copy import deepcopy
+
+    notebook, figures = deepcopy(notebook), {}
+    for cell in notebook.cells:
+        for out in cell.get("outputs", []):
+            for mime in set(FIGURE_MIMES) & set(out.get("data", {})):
+                mark = f"frugal-figure-{len(figures)}-of-{cell.id}"
+                figures[f'"{mark}"'] = json.dumps(out.data[mime], ensure_ascii=False, separators=(",", ":"))
+                out.data[mime] = mark
+    text = nbformat.writes(notebook) + "\n"
+    for mark, figure in figures.items():
+        text = text.replace(mark, figure, 1)
+    return text
 
 
 def _clean(outputs: Iterable[NotebookNode]) -> Iterable[NotebookNode]:
