@@ -49,7 +49,8 @@ globalThis.frugal = (() => {
   }
 
   function tableOf({ data, layout }) {
-    if (layout.meta?.table) return layout.meta.table;
+    const own = layout.meta?.table; // a row of numbers comes as a typed array, in which "missing" is NaN
+    if (own) return { columns: own.columns, rows: Array.from(own.rows, (row) => Array.from(row, (v) => (Number.isNaN(v) ? null : v))) };
     const columns = ["series"];
     const rows = [];
     data.forEach((trace, index) => {
