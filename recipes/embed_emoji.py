@@ -66,7 +66,7 @@ if __name__ == "__main__":
     text, share = principal(name_states(shop.names))
     cf = co_picking(sessions.items, shop.num_items)
     near = np.argsort(-(text @ text.T) / np.outer(*[np.linalg.norm(text, axis=1)] * 2), 1)[:, 1]
-    card = {"recipe": "recipes/embed_emoji.py", "seed": 2502, "data": hashlib.sha256(sessions.items.tobytes()).hexdigest()[:16],
+    card = {"recipe": "recipes/embed_emoji.py", "seed": 2502, "data_hash": hashlib.sha256(sessions.items.tobytes()).hexdigest()[:16],
             "text_model": MODELS["smollm2-135m"].sha256, "licence": "embeddings of SmolLM2-135M (Apache-2.0)",
             "metrics": {"text_variance": round(share, 3), "cold_cf_largest": float(np.abs(cf[shop.cold]).max()),
                         "nearest_name_in_subgroup": round(float((shop.subgroup[near] == shop.subgroup).mean()), 3)}}

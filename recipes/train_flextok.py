@@ -133,7 +133,7 @@ def main() -> None:
     if given.publish and not given.deterministic:
         publish("flextok", tok, card=dict(
             recipe="recipes/train_flextok.py", seed=0, steps=given.steps, cpu_s=round(state["cpu_s"]), shape=SHAPE,
-            data=PIXELS_SHA256[32], losses=LESSONS, batch=BATCH, metrics=metrics), gates={"mean_16": 16.6}, force=given.force)
+            data_hash=PIXELS_SHA256[32], losses=LESSONS, batch=BATCH, metrics=metrics), gates={"mean_16": 16.6}, force=given.force)
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def decoder(variant: str) -> Callable:
 def finish(args, name: str, net, pool: Pool, metrics: dict, gates: dict) -> None:
     print(name, metrics, flush=True)
     if args.publish:
-        card = {"recipe": f"recipes/train_gense.py --stage {name}", "steps": args.steps, "data_hash": pool.digest(), "shape": net.shape,
+        card = {"recipe": f"recipes/train_gense.py --stage {name}", "seed": 0, "steps": args.steps, "data_hash": pool.digest(), "shape": net.shape,
                 "metrics": {key: round(float(value), 4) for key, value in metrics.items()}}
         publish(f"gense_{name}", net, card, gates, args.force)
 

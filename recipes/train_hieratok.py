@@ -120,7 +120,7 @@ def train_one(variant: str, seed: int, images: EmojiImages, given) -> list[dict]
     if given.publish and seed == 0 and variant in PUBLISHED:
         publish(PUBLISHED[variant], model, card=dict(
             recipe="recipes/train_hieratok.py", seed=0, steps=given.steps, cpu_s=round(state["cpu_s"]), shape=shape,
-            data=PIXELS_SHA256[32], losses=LOSSES, batch=BATCH, metrics={k: round(v, 4) for k, v in scores.items()}))
+            data_hash=PIXELS_SHA256[32], losses=LOSSES, batch=BATCH, metrics={k: round(v, 4) for k, v in scores.items()}))
     return rows
 
 

@@ -67,7 +67,7 @@ if __name__ == "__main__":
     done = fit(model, loss_of(training_items(), warm), args.work, Plan(args.steps),
                lambda m: {n: float(c.mean()) for n, c in recall_rows(m, check_users).items()})
     card = {"recipe": f"recipes/train_setrec.py --variant {args.variant} --steps {args.steps}", "seed": 0, "cpu_s": round(done["cpu_s"]),
-            "data": load_weights("setrec_items")[1]["data"], "variant": args.variant, "metrics": metrics(halved(model), 2_000)}
+            "data_hash": load_weights("setrec_items")[1]["data_hash"], "variant": args.variant, "metrics": metrics(halved(model), 2_000)}
     print(card, flush=True)
     if args.keep or args.publish:
         save_weights(args.variant, model.state_dict(), card, KEPT)
