@@ -621,9 +621,9 @@ print("figure digest", resgen_step_scores.digest)
 # %% [markdown]
 # One pass gives mush (g-eFID 10.8), eight are enough (3.65), and more do not help. On the same codes, data and
 # training time the slow RQ-Transformer is better (2.1): it draws every code knowing all before it, where ResGen draws
-# the places of a step apart. Depth 4 does no worse than depth 8, since its last four codes add 0.35 dB. The copy rate
-# is 0 everywhere: blurred inventions. One thing surprised us: filling places by the model's own confidence is the
-# worst order; the surest places are blank ground.
+# the places of a step apart. Depth 4 does no worse than depth 8, whose last four codes add only 0.35 dB. The copy
+# rate of all generated sets is 0. One thing surprised us: filling places by the model's own confidence is the worst
+# order, perhaps because the surest places are blank ground; that was not measured.
 
 # %% [markdown]
 # ## Speech: what is said first, then how it sounds
