@@ -128,7 +128,7 @@ def gense_voice() -> Explorer:
 
 
 def gense_cost() -> Explorer:
-    return explore(cost, recorded("cost"), measure=list(COSTS), clips=choice([1, 16], "Clips at once"))
+    return explore(cost, recorded("cost"), measure=choice(list(COSTS), "Measure", texts=["FLOPs", "CPU time", "tokens"]), clips=choice([1, 16], "Clips at once"))
 
 
 FIGURES: dict[str, Callable[[], Explorer]] = {make.__name__: make for make in (gense_snr, gense_picture, gense_voice, gense_cost)}

@@ -48,7 +48,7 @@ def study_scatter(rows: pd.DataFrame, y: str = "g_efid") -> go.Figure:
             words = [f"{r.tokenizer}: r {r.r_efid:.2f}, p {r.p_efid:.2f}, g {r.g_efid:.2f}, copies {r.copy_rate:.0%}" for r in own.itertuples()]
             fig.add_scatter(x=own[x].tolist(), y=own[y].tolist(), mode="markers+text", name=label, legendgroup=label, showlegend=axis == "",
                             xaxis=f"x{axis}", yaxis=f"y{axis}", marker={"size": 10, "color": color, "symbol": marker},
-                            text=[f"{r.codebook_size}/{r.dim}" for r in own.itertuples()], textposition="top center", textfont={"size": 10},
+                            text=[f"{int(r.codebook_size)}/{int(r.dim)}" for r in own.itertuples()], textposition="top center", textfont={"size": 10},
                             hovertext=words, hoverinfo="text", error_x=_bar(own, x, "r") if x == "r_efid" else None,
                             error_y=_bar(own, y, "g") if y == "g_efid" else None)
     for x, text in ((0.0, f"rho {left}"), (0.56, f"rho {right}")):
