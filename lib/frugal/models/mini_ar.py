@@ -34,12 +34,14 @@ def drop_classes(classes: Int[Tensor, "b"], null: int, share: float, generator: 
     return torch.where(gone.to(classes.device), null, classes)
 
 
-class MiniAR(nn.Module):
-    """p(codes | class), one code after the other.
+class CodeGenerator(nn.Module):
+    """The tables, trunk and head of a generator of code sequences under a class; subclasses say in which order codes come.
 
     vocab_size: number of codes. length: codes of a picture. num_classes: classes 0..num_classes-1; `null` = num_classes is
     the class that stands for none. class_dropout: share of training examples that lose their class.
     """
+
+    EXTRA_INPUTS = 0  # inputs that are no codes, numbered behind them
 
     def __init__(
         self,
@@ -56,12 +58,16 @@ class MiniAR(nn.Module):
             raise ValueError(f"need at least one code, place and class, got {vocab_size}, {length}, {num_classes}")
         self.vocab_size, self.length, self.null, self.class_dropout = vocab_size, length, num_classes, class_dropout
         self.classes = nn.Embedding(num_classes + 1, width)
-        self.codes = nn.Embedding(vocab_size, width)
+        self.codes = nn.Embedding(vocab_size + self.EXTRA_INPUTS, width)
         self.positions = nn.Parameter(torch.randn(length, width) * 0.02)
         self.trunk = Trunk(width, num_blocks, num_heads)
         self.head = nn.Linear(width, vocab_size)
         for table in (self.classes, self.codes):
             nn.init.normal_(table.weight, std=0.02)
+
+
+class MiniAR(CodeGenerator):
+    """p(codes | class), one code after the other. Sizes: see `CodeGenerator`."""
 
     def forward(self, codes: Int[Tensor, "b t"], classes: Int[Tensor, "b"]) -> Float[Tensor, "b t1 v"]:
         """Logits of code t given the class and the codes before it, for t = 0..T (T+1 rows, or T when T is the length)."""

@@ -13,12 +13,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from frugal.core.sampling import check_filters, guided
-from frugal.models.mini_ar import check_classes, drop_classes
+from frugal.models.mini_ar import CodeGenerator, check_classes, drop_classes
 from frugal.models.quantizers import check_codes
-from frugal.models.trunk import Trunk
 
 
 def arccos_share(at: float | int) -> float:
@@ -62,36 +61,18 @@ def still_masked(
     return torch.zeros_like(masked).scatter(1, place, True)
 
 
-class MiniMaskGIT(nn.Module):
+class MiniMaskGIT(CodeGenerator):
     """p(hidden codes | visible codes, class), each hidden code on its own.
 
-    Sizes as for `MiniAR`; `mask` = vocab_size is the input that stands for a hidden code.
+    Sizes: see `CodeGenerator`; `mask` = vocab_size is the input that stands for a hidden code.
     """
 
     SMOOTHING, KNOWN_WEIGHT = 0.1, 0.1
+    EXTRA_INPUTS = 1
 
-    def __init__(
-        self,
-        vocab_size: int,
-        length: int,
-        num_classes: int = 9,
-        width: int = 128,
-        num_blocks: int = 4,
-        num_heads: int = 4,
-        class_dropout: float = 0.1,
-    ):
-        super().__init__()
-        if vocab_size < 1 or length < 1 or num_classes < 1:
-            raise ValueError(f"need at least one code, place and class, got {vocab_size}, {length}, {num_classes}")
-        self.vocab_size, self.length, self.null, self.class_dropout = vocab_size, length, num_classes, class_dropout
-        self.mask = vocab_size
-        self.classes = nn.Embedding(num_classes + 1, width)
-        self.codes = nn.Embedding(vocab_size + 1, width)
-        self.positions = nn.Parameter(torch.randn(length, width) * 0.02)
-        self.trunk = Trunk(width, num_blocks, num_heads)
-        self.head = nn.Linear(width, vocab_size)
-        for table in (self.classes, self.codes):
-            nn.init.normal_(table.weight, std=0.02)
+    @property
+    def mask(self) -> int:
+        return self.vocab_size
 
     def embed(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n w"]:
         """Inputs of codes, `mask` among them, without positions."""
